@@ -1,0 +1,108 @@
+/** The shape of what a bench run leaves in bench/results/<device>/<suite>.json, and where it goes. */
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { hostname, loadavg } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { execFileSync } from "node:child_process";
+import type { Device, DType } from "../lib/index.js";
+
+export interface AttentionShape {
+  batch: number;
+  qoLen: number;
+  kvLen: number;
+  qoHeads: number;
+  kvHeads: number;
+  headDim: number;
+  pageSize?: number;
+}
+
+export interface Row {
+  op: string;
+  variant: string;
+  shape: AttentionShape;
+  dtype: DType;
+  samples: number;
+  median_us: number;
+  p5_us: number;
+  p95_us: number;
+  gb_per_s?: number;
+  tflops?: number;
+  ceiling: { name: string; value: number };
+  share_of_ceiling: number;
+  peers: Record<string, number>;
+  max_abs_err: number;
+  tolerance: number;
+  pass: boolean;
+}
+
+export interface SuiteResult {
+  suite: string;
+  device: string;
+  host: string;
+  driver: string;
+  cuda: string;
+  clocks: string;
+  commit: string;
+  at: string;
+  ceilings: Record<string, number>;
+  rows: Row[];
+}
+
+const versionText = (version: number): string => (version === 0 ? "none" : `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`);
+
+/** "NVIDIA H100 80GB HBM3" -> "h100-80gb-hbm3"; CPUs get the prefix "cpu-". */
+export function deviceSlug(device: Device): string {
+  const name = device
+    .describe()
+    .name.toLowerCase()
+    .replace(/\(r\)|\(tm\)|nvidia|processor|@.*$/g, " ")
+    .trim()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-|-$/g, "");
+  return device.backend === "cpu" ? `cpu-${name}-${device.describe().multiprocessors}t` : name;
+}
+
+function commandLine(program: string, args: readonly string[]): string {
+  try {
+    return execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  } catch {
+    return "unknown";
+  }
+}
+
+/** The frame of a result file: everything that is true of the whole run. */
+export function describeRun(suite: string, device: Device, ceilings: Record<string, number>): SuiteResult {
+  const info = device.describe();
+  const clocks =
+    device.backend === "cuda"
+      ? commandLine("nvidia-smi", ["--query-gpu=clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"])
+      : `${info.multiprocessors} threads, ${info.isa}, load ${loadavg()[0]?.toFixed(2)}`;
+  return {
+    suite,
+    device: info.name,
+    host: hostname(),
+    driver: versionText(info.driverVersion),
+    cuda: versionText(info.runtimeVersion),
+    clocks,
+    commit: process.env["KVASIR_COMMIT"] ?? commandLine("git", ["rev-parse", "--short", "HEAD"]),
+    at: new Date().toISOString(),
+    ceilings,
+    rows: [],
+  };
+}
+
+/** bench/results in the source tree, also when this file runs from dist/bench. */
+export function resultsFolder(): string {
+  const here = dirname(fileURLToPath(import.meta.url));
+  const root = here.endsWith(join("dist", "bench")) ? join(here, "..", "..") : join(here, "..");
+  return process.env["KVASIR_RESULTS"] ?? join(root, "bench", "results");
+}
+
+export function saveResult(device: Device, result: SuiteResult): string {
+  const path = join(resultsFolder(), deviceSlug(device), `${result.suite}.json`);
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, `${JSON.stringify(result, null, 1)}\n`);
+  return path;
+}
+
+export const loadResult = (path: string): SuiteResult => JSON.parse(readFileSync(path, "utf8")) as SuiteResult;

@@ -1,0 +1,8 @@
+// Decode kernels at head_dim 96: one file a head_dim, so that they compile side by side.
+#include "instantiate.cuh"
+
+namespace kvasir::cuda {
+
+cudaError_t launch_decode_d96(const AttentionPlan& plan, cudaStream_t stream) { return launch_decode_of<96>(plan, stream); }
+
+}  // namespace kvasir::cuda

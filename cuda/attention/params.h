@@ -1,0 +1,82 @@
+// What attention kernels take: kvasir_attention_args flattened to pointers, byte strides and precomputed divisions, plus the launcher's
+// choices. Everything here follows from shapes and scalars; lengths and tables are read on the device, so that a captured launch stays
+// right when they change.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "../../native/abi/kvasir_abi.h"
+#include "../common/fast_div.h"
+
+namespace kvasir::cuda {
+
+inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
+
+struct AttentionParams {
+  const char* q;
+  char* out;
+  float* lse;           // optional
+  const char *k, *v;    // ragged
+  const char* pages;    // paged
+  // Byte strides of a token and of a head; of a page slot.
+  int64_t q_token, q_head, out_token, out_head, k_token, k_head, v_token, v_head, page_slot;
+  int64_t lse_token, lse_head;  // elements
+  const int *qo_indptr, *kv_indptr, *page_offsets, *row_start, *kv_len, *page_indices, *page_start, *page_len, *q_start;
+  const float *log_weight, *sink, *k_inv_freq;
+  int64_t log_weight_token, log_weight_head;  // elements; head 0 when shared by all heads
+  FastDiv group;                              // num_qo_heads / num_kv_heads
+  FastDiv page_groups;                        // page_size / kPageGroup
+  int batch, total_q, total_kv, num_qo_heads, num_kv_heads, head_dim, page_size, rotary_pairs;
+  float sm_scale, scale_log2, soft_cap, rope_scale;  // scale_log2 = sm_scale * log2(e)
+  int window_left;
+  bool causal, per_head_rows, batch_invariant;
+
+  // Launch: row tiles over all requests (an upper bound), heads that run side by side, splits of the keys, and where partials go.
+  int num_tiles, heads_per_section, num_splits;
+  int split_tokens;  // > 0: only requests of at most so many queries are split, and their partials sit at [request * split_tokens + i]
+  float* part_out;   // [num_splits, part_rows, num_qo_heads, head_dim]
+  float* part_lse;   // [num_splits, part_rows, num_qo_heads]
+  int64_t part_rows;
+
+  bool paged() const { return pages != nullptr; }
+};
+
+// What a kernel may count on: read off the device once.
+struct Hardware {
+  int sm_count = 0, cc_major = 0, smem_per_sm = 0, smem_per_cta = 0;
+};
+
+enum class AttentionKernel { none, prefill, prefill_small, decode, simt };
+
+struct AttentionPlan {
+  AttentionKernel kernel = AttentionKernel::none;
+  int32_t dtype = 0;
+  bool extra = false;  // the general instantiation: soft cap, log weights, explicit positions, keys rotated on the way in
+  AttentionParams params = {};
+  size_t workspace = 0;  // bytes of partials
+};
+
+// Pure: the kernel, its grid bounds and its scratch, from shapes and scalars only. kernel is `none` where no kernel takes the dtype.
+AttentionPlan plan_attention(const kvasir_attention_args&, const Hardware&);
+
+// One entry a head_dim and kernel family; a family for a newer architecture adds its own rows and its own AttentionKernel.
+cudaError_t launch_prefill_d64(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_prefill_d96(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_prefill_d128(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_prefill_d192(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_prefill_d256(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_decode_d64(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_decode_d96(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_decode_d128(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_decode_d192(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_decode_d256(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_simt(const AttentionPlan&, cudaStream_t);
+// Joins the partials of a split plan; sinks enter here.
+cudaError_t launch_combine(const AttentionPlan&, const Hardware&, cudaStream_t);
+cudaError_t launch_merge_parts(const kvasir_merge_args&, cudaStream_t);
+
+// Runs a plan; `workspace` holds plan.workspace bytes.
+cudaError_t run_attention(AttentionPlan, const Hardware&, void* workspace, cudaStream_t);
+
+}  // namespace kvasir::cuda

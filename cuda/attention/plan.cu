@@ -1,0 +1,168 @@
+// Chooses the attention kernel, its grid and its splits from shapes and scalars alone: a pure function, so that it answers "which kernel?",
+// "how much scratch?" and "supported?" alike, and never waits for a length that lives on the device.
+#include <algorithm>
+#include <cmath>
+
+#include "../../native/core/attention_batch.h"
+#include "../../native/core/dtype.h"
+#include "params.h"
+#include "shapes.h"
+
+namespace kvasir::cuda {
+namespace {
+
+constexpr int64_t kSectionBytes = 24 << 20;  // K and V of the heads that run side by side: half of an H100's L2 cache
+constexpr int kInvariantSplits = 32;         // fixed, since boundaries may depend on the request alone
+constexpr int kInvariantRows = 16;           // batch-invariant: requests of at most so many packed rows are split
+constexpr int kMaxSplits = 128;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+const T* data_of(const kvasir_tensor& t) {
+  return t.rank > 0 ? static_cast<const T*>(t.data) : nullptr;
+}
+
+AttentionParams params_of(const kvasir_attention_args& a) {
+  const int64_t element = dtype_bytes(a.q.dtype);
+  AttentionParams p = {};
+  p.q = data_of<char>(a.q);
+  p.out = static_cast<char*>(a.out.data);
+  p.lse = a.lse.rank > 0 ? static_cast<float*>(a.lse.data) : nullptr;
+  p.k = data_of<char>(a.k);
+  p.v = data_of<char>(a.v);
+  p.pages = data_of<char>(a.pages);
+  p.q_token = a.q.stride[0] * element;
+  p.q_head = a.q.stride[1] * element;
+  p.out_token = a.out.stride[0] * element;
+  p.out_head = a.out.stride[1] * element;
+  p.k_token = a.k.stride[0] * element;
+  p.k_head = a.k.stride[1] * element;
+  p.v_token = a.v.stride[0] * element;
+  p.v_head = a.v.stride[1] * element;
+  p.page_slot = a.pages.stride[0] * element;
+  p.lse_token = a.lse.stride[0];
+  p.lse_head = a.lse.stride[1];
+  p.qo_indptr = data_of<int>(a.qo_indptr);
+  p.kv_indptr = data_of<int>(a.kv_indptr);
+  p.page_offsets = data_of<int>(a.page_offsets);
+  p.row_start = data_of<int>(a.row_start);
+  p.kv_len = data_of<int>(a.kv_len);
+  p.page_indices = data_of<int>(a.page_indices);
+  p.page_start = data_of<int>(a.page_start);
+  p.page_len = data_of<int>(a.page_len);
+  p.q_start = data_of<int>(a.q_start);
+  p.log_weight = data_of<float>(a.log_weight);
+  p.sink = data_of<float>(a.sink);
+  p.k_inv_freq = data_of<float>(a.k_inv_freq);
+  p.log_weight_token = a.log_weight.stride[0];
+  p.log_weight_head = a.log_weight.rank > 1 ? a.log_weight.stride[1] : 0;
+  p.batch = static_cast<int>(attention_batch(a));
+  p.total_q = static_cast<int>(a.q.shape[0]);
+  p.num_qo_heads = static_cast<int>(a.q.shape[1]);
+  p.head_dim = static_cast<int>(a.q.shape[2]);
+  const bool paged = a.pages.rank > 0;
+  p.num_kv_heads = static_cast<int>(paged ? a.page_offsets.shape[0] : a.k.shape[1]);
+  p.total_kv = paged ? 0 : static_cast<int>(a.k.shape[0]);
+  p.page_size = paged ? a.page_size : kPageGroup;
+  p.group = FastDiv(static_cast<uint32_t>(p.num_qo_heads / p.num_kv_heads));
+  p.page_groups = FastDiv(static_cast<uint32_t>(p.page_size / kPageGroup));
+  p.rotary_pairs = a.k_inv_freq.rank > 0 ? static_cast<int>(a.k_inv_freq.shape[0]) : 0;
+  p.rope_scale = a.k_rope_scale == 0.f ? 1.f : a.k_rope_scale;
+  p.sm_scale = a.sm_scale == 0.f ? 1.f / std::sqrt(static_cast<float>(p.head_dim)) : a.sm_scale;
+  p.scale_log2 = p.sm_scale * 1.4426950408889634f;
+  p.soft_cap = a.logits_soft_cap;
+  p.window_left = a.window_left;
+  p.causal = a.causal != 0;
+  p.per_head_rows = a.per_head_rows != 0;
+  p.batch_invariant = a.batch_invariant != 0;
+  p.num_splits = 1;
+  p.heads_per_section = p.num_kv_heads;
+  return p;
+}
+
+// The tensor-core kernels move 16 bytes at a time. (Pages' own offsets are multiples of 16 by contract.)
+bool aligned_16(const kvasir_tensor& t, int64_t element) {
+  if (t.rank == 0) return true;
+  if (reinterpret_cast<uintptr_t>(t.data) % 16 != 0) return false;
+  for (int i = 0; i + 1 < t.rank; ++i) {
+    if (t.stride[i] * element % 16 != 0) return false;
+  }
+  return true;
+}
+
+// The smallest number of splits whose last wave is nearly as full as the best count's.
+int choose_splits(int64_t ctas, int64_t slots, int64_t most, int waves) {
+  const auto fill = [&](int64_t splits) {
+    const int64_t work = ctas * splits;
+    return static_cast<double>(work) / static_cast<double>(ceil_div(work, slots) * slots);
+  };
+  most = std::clamp<int64_t>(std::min(most, ceil_div(waves * slots, std::max<int64_t>(ctas, 1))), 1, kMaxSplits);
+  double best = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) best = std::max(best, fill(splits));
+  int64_t splits = 1;
+  while (fill(splits) < 0.9 * best) ++splits;
+  return static_cast<int>(splits);
+}
+
+}  // namespace
+
+AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& hardware) {
+  AttentionPlan plan;
+  plan.dtype = a.q.dtype;
+  if (a.q.dtype != KVASIR_BF16 && a.q.dtype != KVASIR_F16 && a.q.dtype != KVASIR_F32) return plan;
+  if (a.q.shape[2] > 256) return plan;
+  plan.params = params_of(a);
+  AttentionParams& p = plan.params;
+  plan.extra = p.soft_cap > 0.f || p.log_weight != nullptr || p.page_start != nullptr || p.page_len != nullptr || p.k_inv_freq != nullptr ||
+               p.sm_scale < 0.f;
+  const int64_t element = dtype_bytes(a.q.dtype), group = p.num_qo_heads / p.num_kv_heads, batch = std::max(p.batch, 1);
+  const int64_t rows = ceil_div(p.total_q * group, batch);  // packed rows a request, on average
+  // Keys a request, on average: an upper bound, since tables have slack.
+  const int64_t keys = p.paged() ? ceil_div(a.page_indices.shape[0] * a.page_size, a.kv_len.shape[0]) : ceil_div(p.total_kv, batch);
+
+  const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
+  const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) && aligned_16(a.out, element) &&
+                            aligned_16(a.k, element) && aligned_16(a.v, element) && aligned_16(a.pages, element);
+  int64_t ctas = 0, tile_keys = 64;
+  int waves = 1;
+  if (!tensor_cores) {
+    plan.kernel = AttentionKernel::simt;
+    ctas = ceil_div(static_cast<int64_t>(p.total_q) * p.num_qo_heads, 4);
+    waves = 4;
+  } else if (rows <= 16 && !p.batch_invariant) {
+    plan.kernel = AttentionKernel::decode;
+    ctas = batch * p.num_kv_heads;
+    waves = 4;
+  } else {
+    plan.kernel = rows <= shape->small.rows ? AttentionKernel::prefill_small : AttentionKernel::prefill;
+    const int tile_rows = plan.kernel == AttentionKernel::prefill ? shape->prefill.rows : shape->small.rows;
+    const int64_t tiles = p.qo_indptr == nullptr || batch == 1
+                              ? batch * ceil_div(p.total_q / batch * group, tile_rows)
+                              : p.total_q * group / tile_rows + std::min<int64_t>(batch, p.total_q);
+    p.num_tiles = static_cast<int>(tiles);
+    const int64_t head_bytes = std::max<int64_t>(keys * p.head_dim * 2 * element, 1);
+    const int64_t sections = ceil_div(p.num_kv_heads, std::clamp<int64_t>(kSectionBytes / head_bytes, 1, p.num_kv_heads));
+    p.heads_per_section = static_cast<int>(ceil_div(p.num_kv_heads, sections));
+    ctas = tiles * p.num_kv_heads;
+    tile_keys = 256;  // a split shorter than that costs more than it balances
+  }
+
+  const int64_t slots = static_cast<int64_t>(hardware.sm_count) * (hardware.smem_per_sm >= 160 * 1024 ? kCtasPerSm : 1);
+  if (a.num_splits > 0) {
+    p.num_splits = std::min(a.num_splits, 256);
+  } else if (p.batch_invariant) {
+    p.num_splits = kInvariantSplits;
+  } else {
+    p.num_splits = choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
+  }
+  if (p.batch_invariant && shape != nullptr && group > shape->small.rows) p.num_splits = 1;  // a single query would span row tiles
+  if (p.num_splits > 1) {
+    p.split_tokens = p.batch_invariant ? static_cast<int>(std::max<int64_t>(1, kInvariantRows / group)) : 0;
+    p.part_rows = p.batch_invariant ? batch * p.split_tokens : p.total_q;
+    plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);
+  }
+  return plan;
+}
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,501 @@
+// Prefill and chunked prefill: out = softmax(mask(sm_scale q kᵀ)) v by tiles, FlashAttention-2 style (Dao 2023, arXiv 2307.08691), on
+// mma.m16n8k16 with f32 accumulation. q, out [total_q, num_qo_heads, D], k and v ragged or paged; bf16 or f16; sm_80 and later.
+// Ours: query heads that share a KV head are packed into rows (row = query * group + head in group); the row tile's request is found on
+// the device; the running maximum moves only when it grew by more than 2^8, decided per row, so that a row's bits depend on that row.
+//
+// A CTA owns kRows packed rows of one KV head and walks its tiles of kKeys keys from the last to the first. Phases:
+//   1. find the request; fill the entry ring; start Q and the first tile(s)        barrier: all arrive, all wait
+//   2. per tile: wait for it; barrier (tile visible to all, previous tile free); start the next; S = Q Kᵀ; softmax; O += P V.
+//      Two stages: K and V of the next tile load under this tile's work. One stage: V loads under Q Kᵀ and the next K under P V, with a
+//      second barrier between them.
+//   3. O / sum through the warp's own rows of the Q tile to global memory, or f32 partials when the keys are split over CTAs.
+// Tiles that need no mask take a path without compares; a warp skips a tile in which its rows see nothing.
+#pragma once
+#include <cstddef>
+#include <type_traits>
+
+#include "../common/swizzle.cuh"
+#include "tile_source.cuh"
+
+namespace kvasir::cuda {
+
+template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
+struct PrefillShape {
+  static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
+  static constexpr int kCtasPerSm = kCtasPerSm_;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kWarpRows = kRows / kWarps, kRowTiles = kWarpRows / 16;
+  static constexpr int kGroups = kKeys / kPageGroup;
+  static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2));
+};
+
+// Bookkeeping of a CTA, in shared memory so that the main loop's registers stay with the fragments.
+template <class Shape, class Source>
+struct PrefillShared {
+  static constexpr int kRing = 4;  // tile j and the one being loaded are live; a power of two beyond that
+  Source source;
+  Request request;
+  int kv_head, split, row_begin, rows, tile_begin;  // what this CTA owns: head, split, packed rows; the tile it stops at
+  int scratch[Shape::kWarps + 2];
+  int row_position[Shape::kRows];
+  int ring_slot[kRing][Shape::kGroups];
+  int ring_start[kRing][Shape::kGroups];
+  int ring_fill[kRing][Shape::kGroups];
+  int key_position[Shape::kKeys];  // kExtra
+  float key_bias[Shape::kKeys];    // kExtra: log2(e) * log_weight, -inf where no key is
+};
+
+template <class Shape, class Source>
+constexpr int prefill_smem_bytes() {
+  return Swizzle<Shape::kHeadDim>::tile_bytes(Shape::kRows + 2 * Shape::kStages * Shape::kKeys) +
+         static_cast<int>(sizeof(PrefillShared<Shape, Source>));
+}
+
+// Starts the copy of one tile of K or V rows, [kKeys, head_dim], into shared memory. kCheck: keys past `kv_len` (and, kExtra, past their
+// page's fill) become zeros, so that garbage there never meets a zero probability.
+template <class Shape, class Source, bool kExtra, bool kIsV, bool kCheck>
+__device__ __forceinline__ void load_tile(const AttentionParams& p, const PrefillShared<Shape, Source>& s, uint32_t smem, int tile) {
+  using Sw = Swizzle<Shape::kHeadDim>;
+  constexpr int kPassRows = Shape::kThreads / Sw::kChunks, kPasses = Shape::kKeys / kPassRows;
+  static_assert(kPasses * kPassRows == Shape::kKeys);
+  const int column = threadIdx.x % Sw::kChunks, row0 = threadIdx.x / Sw::kChunks;
+  const uint32_t target = smem + Sw::offset(row0, column);
+  const int kv_len = s.request.kv_len;
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const int row = row0 + pass * kPassRows, group = row / kPageGroup;
+    int key = tile * Shape::kKeys + row, bytes = 16, slot = 0;
+    if constexpr (Source::kPaged) slot = s.ring_slot[tile & 3][group];
+    if constexpr (kCheck) {
+      bool valid = key < kv_len;
+      if constexpr (kExtra && Source::kPaged) {
+        if (p.page_len != nullptr) {
+          const int in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;
+          valid = valid && in_page < s.ring_fill[tile & 3][group];
+        }
+      }
+      bytes = valid ? 16 : 0;
+      key = valid ? key : 0;
+    }
+    const char* source = (kIsV ? s.source.v_row(p, slot, key, Shape::kHeadDim * 2) : s.source.k_row(p, slot, key, Shape::kHeadDim * 2)) +
+                         column * 16;
+#pragma unroll
+    for (int segment = 0; segment < Sw::kSegments; ++segment) {
+      const uint32_t to = target + (segment * Shape::kKeys + pass * kPassRows) * Sw::kRowBytes;
+      if constexpr (kCheck) {
+        cp_async_16(to, source + segment * Sw::kRowBytes, bytes);
+      } else {
+        cp_async_16(to, source + segment * Sw::kRowBytes);
+      }
+    }
+  }
+}
+
+// Starts the copy of the table entries of a tile into the ring (threads 0 .. kGroups - 1). Entries past kv_len read as slot 0, unread.
+template <class Shape, class Source, bool kExtra>
+__device__ __forceinline__ void load_entries(const AttentionParams& p, PrefillShared<Shape, Source>& s, int tile) {
+  if constexpr (Source::kPaged) {
+    const int g = threadIdx.x;
+    if (g < Shape::kGroups && tile >= 0) {
+      const int key = tile * Shape::kKeys + g * kPageGroup;
+      const bool valid = key < s.request.kv_len;
+      const int entry = valid ? p.page_groups.div(key / kPageGroup) : 0;
+      cp_async_4(smem_address(&s.ring_slot[tile & 3][g]), s.source.slots + entry, valid ? 4 : 0);
+      if constexpr (kExtra) {
+        if (s.source.starts != nullptr) cp_async_4(smem_address(&s.ring_start[tile & 3][g]), s.source.starts + entry, valid ? 4 : 0);
+        if (s.source.fills != nullptr) cp_async_4(smem_address(&s.ring_fill[tile & 3][g]), s.source.fills + entry, valid ? 4 : 0);
+      }
+    }
+  }
+}
+
+// kExtra: position and bias of every key of the tile, and keys rotated in place. All threads; the caller's barriers surround it.
+template <typename T, class Shape, class Source>
+__device__ void prepare_keys(const AttentionParams& p, PrefillShared<Shape, Source>& s, char* k_tile, int tile, int kv_head) {
+  const auto position = [&](int row, int& in_page, int& fill) {
+    const int key = tile * Shape::kKeys + row;
+    in_page = 0;
+    fill = 1;
+    if constexpr (Source::kPaged) {
+      in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;
+      fill = p.page_len != nullptr ? s.ring_fill[tile & 3][row / kPageGroup] : p.page_size;
+      if (p.page_start != nullptr) return s.ring_start[tile & 3][row / kPageGroup] + in_page;
+    }
+    return key;
+  };
+  for (int row = threadIdx.x; row < Shape::kKeys; row += Shape::kThreads) {
+    const int key = tile * Shape::kKeys + row;
+    int in_page, fill;
+    const int at = position(row, in_page, fill);
+    const bool valid = key < s.request.kv_len && in_page < fill;
+    float bias = valid ? 0.f : -INFINITY;
+    if (valid && p.log_weight != nullptr) {
+      int64_t index = s.request.kv_begin + static_cast<int64_t>(key);
+      if constexpr (Source::kPaged) {
+        index = (s.request.kv_begin + static_cast<int64_t>(p.page_groups.div(key / kPageGroup))) * p.page_size + in_page;
+      }
+      bias = 1.4426950408889634f * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
+    }
+    s.key_position[row] = at;
+    s.key_bias[row] = bias;
+  }
+  if (p.k_inv_freq == nullptr) return;
+  using Sw = Swizzle<Shape::kHeadDim>;
+  const auto element = [&](int row, int d) {
+    const int chunk = d / 8;
+    return reinterpret_cast<T*>(k_tile + (chunk / Sw::kChunks) * Shape::kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks)) + d % 8;
+  };
+  const int pairs = p.rotary_pairs;
+  for (int i = threadIdx.x; i < Shape::kKeys * pairs; i += Shape::kThreads) {
+    const int row = i / pairs, pair = i - row * pairs;
+    int in_page, fill;
+    const int at = position(row, in_page, fill);
+    float sine, cosine;
+    sincosf(__fmul_rn(static_cast<float>(at), p.k_inv_freq[pair]), &sine, &cosine);
+    sine *= p.rope_scale;
+    cosine *= p.rope_scale;
+    T *a = element(row, pair), *b = element(row, pair + pairs);
+    const float x = to_float(*a), y = to_float(*b);
+    *a = from_float<T>(x * cosine - y * sine);
+    *b = from_float<T>(y * cosine + x * sine);
+  }
+}
+
+template <typename T, class Shape, class Source, bool kExtra>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_kernel(const __grid_constant__ AttentionParams p) {
+  constexpr int kD = Shape::kHeadDim, kRows = Shape::kRows, kKeys = Shape::kKeys, kRowTiles = Shape::kRowTiles;
+  using Sw = Swizzle<kD>;
+  using Shared = PrefillShared<Shape, Source>;
+  extern __shared__ __align__(1024) char smem[];
+  char* const q_tile = smem;                                                  // [kRows, D]; O on the way out
+  char* const k_tiles = q_tile + Sw::tile_bytes(kRows);                       // [kStages][kKeys, D]
+  char* const v_tiles = k_tiles + Shape::kStages * Sw::tile_bytes(kKeys);     // [kStages][kKeys, D]
+  Shared& s = *reinterpret_cast<Shared*>(v_tiles + Shape::kStages * Sw::tile_bytes(kKeys));
+  const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
+
+  // blockIdx.x runs over heads of a section first, then row tiles, then sections: the K and V of a section's heads share the L2 cache.
+  // Batch-invariant: past those come the further splits of each request that is short enough to be split (one row tile).
+  int request_index, row_tile = 0, head_index, split_index = blockIdx.y;
+  if (const int beyond = static_cast<int>(blockIdx.x) - p.num_tiles * p.num_kv_heads; beyond >= 0) {
+    const int pair = beyond / (p.num_splits - 1);
+    split_index = 1 + beyond - pair * (p.num_splits - 1);
+    request_index = pair / p.num_kv_heads;
+    head_index = pair - request_index * p.num_kv_heads;
+  } else {
+    const int per_section = p.num_tiles * p.heads_per_section, section = blockIdx.x / per_section;
+    const int in_section = blockIdx.x - section * per_section;
+    const int first_head = section * p.heads_per_section, heads = min(p.heads_per_section, p.num_kv_heads - first_head);
+    head_index = first_head + in_section % heads;
+    if (!find_row_tile<Shape::kThreads>(p, in_section / heads, kRows, s.scratch, request_index, row_tile)) return;
+  }
+  if (t == 0) {
+    s.kv_head = head_index;
+    s.split = split_index;
+    s.request = load_request(p, request_index, head_index);
+    s.source.init(p, s.request, head_index);
+  }
+  __syncthreads();
+  const int group = static_cast<int>(p.group.divisor);
+  int tile_end;
+  {
+    const int row_begin = row_tile * kRows, rows = min(kRows, s.request.qo_len * group - row_begin);
+    if (rows <= 0 || (!is_split(p, s.request.qo_len) && split_index > 0)) return;
+    for (int r = t; r < kRows; r += Shape::kThreads) s.row_position[r] = s.request.q_start + p.group.div(row_begin + min(r, rows - 1));
+    int key_begin, key_end;
+    visible_keys(p, s.request.kv_len, s.request.q_start + p.group.div(row_begin), s.request.q_start + p.group.div(row_begin + rows - 1),
+                 key_begin, key_end);
+    int tile_begin = key_begin / kKeys;
+    tile_end = (key_end + kKeys - 1) / kKeys;
+    if (is_split(p, s.request.qo_len)) split_tiles(p, s.request.kv_len, kKeys, split_index, tile_begin, tile_end);
+    if (t == 0) {
+      s.row_begin = row_begin;
+      s.rows = rows;
+      s.tile_begin = tile_begin;
+    }
+  }
+  __syncthreads();
+
+  const uint32_t k_smem = smem_address(k_tiles), v_smem = smem_address(v_tiles);
+  constexpr int kTileBytes = Sw::tile_bytes(kKeys);
+  const auto load = [&](auto is_v, int tile) {
+    constexpr bool kIsV = decltype(is_v)::value;
+    const uint32_t to = (kIsV ? v_smem : k_smem) + (Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0);
+    if ((kExtra && p.page_len != nullptr) || (tile + 1) * kKeys > s.request.kv_len) {
+      load_tile<Shape, Source, kExtra, kIsV, true>(p, s, to, tile);
+    } else {
+      load_tile<Shape, Source, kExtra, kIsV, false>(p, s, to, tile);
+    }
+  };
+  constexpr std::false_type kK{};
+  constexpr std::true_type kV{};
+
+  // Prologue: Q rows, past the last as zeros; the ring's first entries must land before the first tile's addresses are known.
+  if (s.tile_begin < tile_end) {
+    const int row_begin = s.row_begin, rows = s.rows;
+    load_entries<Shape, Source, kExtra>(p, s, tile_end - 1);
+    constexpr int kPassRows = Shape::kThreads / Sw::kChunks;
+    const int column = t % Sw::kChunks;
+    for (int r = t / Sw::kChunks; r < kRows; r += kPassRows) {
+      const int row = row_begin + min(r, rows - 1), query = p.group.div(row), head = s.kv_head * group + row - query * group;
+      const char* from = p.q + (s.request.qo_begin + query) * p.q_token + head * p.q_head + column * 16;
+#pragma unroll
+      for (int segment = 0; segment < Sw::kSegments; ++segment) {
+        cp_async_16(smem_address(q_tile) + segment * kRows * Sw::kRowBytes + Sw::offset(r, column), from + segment * Sw::kRowBytes,
+                    r < rows ? 16 : 0);
+      }
+    }
+    cp_async_commit();
+    if constexpr (Source::kPaged) {
+      cp_async_wait<0>();
+      __syncthreads();  // all threads: the entries of the first tile are visible
+    }
+    load(kK, tile_end - 1);
+    if constexpr (Shape::kStages == 2) load(kV, tile_end - 1);
+    load_entries<Shape, Source, kExtra>(p, s, tile_end - 2);
+    cp_async_commit();
+  }
+
+  float o[kRowTiles][kD / 8][4];  // C tiles of this warp's [16 * kRowTiles, D] rows
+  float row_max[kRowTiles][2], row_sum[kRowTiles][2];
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+    row_max[i][0] = row_max[i][1] = -INFINITY;
+    row_sum[i][0] = row_sum[i][1] = 0.f;
+#pragma unroll
+    for (int j = 0; j < kD / 8; ++j) o[i][j][0] = o[i][j][1] = o[i][j][2] = o[i][j][3] = 0.f;
+  }
+  const int warp_row = warp * Shape::kWarpRows;
+  const uint32_t q_lane = smem_address(q_tile) + Sw::offset(warp_row + lane_row_a(lane), lane_chunk_a(lane));
+  const uint32_t k_lane = k_smem + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
+  const uint32_t v_lane = v_smem + Sw::offset(lane_row_a(lane), lane_chunk_a(lane));
+  const float scale = kExtra ? 1.f : p.scale_log2;
+
+  // One tile; `between` runs after S = Q Kᵀ (single stage: V arrives, the next K starts).
+  const auto attend = [&](auto masked, int tile, auto between, bool visible) {
+    constexpr bool kMasked = decltype(masked)::value;
+    const uint32_t stage = Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0;
+    float score[kRowTiles][kKeys / 8][4];
+    if (visible) {
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) score[i][j][0] = score[i][j][1] = score[i][j][2] = score[i][j][3] = 0.f;
+#pragma unroll
+      for (int step = 0; step < kD / 16; ++step) {
+        uint32_t a[kRowTiles][4];
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) ldmatrix_x4(a[i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
+#pragma unroll
+        for (int j = 0; j < kKeys / 16; ++j) {
+          uint32_t b[4];
+          ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + j * 16 * Sw::kRowBytes);
+#pragma unroll
+          for (int i = 0; i < kRowTiles; ++i) {
+            mma_16816<T>(score[i][2 * j], a[i], b[0], b[1]);
+            mma_16816<T>(score[i][2 * j + 1], a[i], b[2], b[3]);
+          }
+        }
+      }
+    }
+    between();
+    if (!visible) return;
+
+    const int row8 = lane >> 2, pair = lane & 3;
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      float alpha[2];
+      bool grew = false;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (kMasked) {
+          const int position = s.row_position[warp_row + i * 16 + half * 8 + row8];
+          const int last = p.causal ? position : INT32_MAX;
+          const int first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
+#pragma unroll
+          for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              float& x = score[i][j][2 * half + e];
+              const int column = j * 8 + pair * 2 + e;
+              if constexpr (kExtra) {
+                const int at = s.key_position[column];
+                const float bias = s.key_bias[column];
+                x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * 1.4426950408889634f : x * p.scale_log2;
+                x = bias > -INFINITY && at <= last && at >= first ? x + bias : -INFINITY;
+              } else {
+                const int key = tile * kKeys + column;
+                x = key < s.request.kv_len && key <= last && key >= first ? x : -INFINITY;
+              }
+            }
+          }
+        }
+        float top = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(score[i][j][2 * half], score[i][j][2 * half + 1]));
+        top = quad_max(top);
+        const float old = row_max[i][half];
+        const bool moves = __fmul_rn(top - old, scale) > 8.f;  // false when both are -inf
+        row_max[i][half] = moves ? top : old;
+        alpha[half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
+        grew |= moves;
+        float offset = __fmul_rn(row_max[i][half], scale);
+        if (kMasked && row_max[i][half] == -INFINITY) offset = 0.f;
+        float sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = score[i][j][2 * half + e];
+            x = exp2_approx(__fmaf_rn(x, scale, -offset));
+            sum = __fadd_rn(sum, x);
+          }
+        }
+        row_sum[i][half] = __fmaf_rn(row_sum[i][half], alpha[half], sum);
+      }
+      if (__any_sync(0xffffffffu, grew)) {
+#pragma unroll
+        for (int j = 0; j < kD / 8; ++j) {
+          o[i][j][0] *= alpha[0];
+          o[i][j][1] *= alpha[0];
+          o[i][j][2] *= alpha[1];
+          o[i][j][3] *= alpha[1];
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; ++j) {
+      uint32_t a[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+        a[i][0] = pack2<T>(score[i][2 * j][0], score[i][2 * j][1]);
+        a[i][1] = pack2<T>(score[i][2 * j][2], score[i][2 * j][3]);
+        a[i][2] = pack2<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
+        a[i][3] = pack2<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
+      }
+#pragma unroll
+      for (int step = 0; step < kD / 16; ++step) {
+        uint32_t b[4];
+        ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + j * 16 * Sw::kRowBytes);
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          mma_16816<T>(o[i][2 * step], a[i], b[0], b[1]);
+          mma_16816<T>(o[i][2 * step + 1], a[i], b[2], b[3]);
+        }
+      }
+    }
+  };
+
+  for (int tile = tile_end - 1; tile >= s.tile_begin; --tile) {
+    cp_async_wait<0>();
+    __syncthreads();  // all threads: the tile is visible, and nobody reads the previous one any more
+    if constexpr (Shape::kStages == 2) {
+      if (tile > s.tile_begin) {
+        load(kK, tile - 1);
+        load(kV, tile - 1);
+      }
+      load_entries<Shape, Source, kExtra>(p, s, tile - 2);
+    } else {
+      load(kV, tile);
+    }
+    cp_async_commit();
+    if constexpr (kExtra) {
+      prepare_keys<T>(p, s, k_tiles + (Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0), tile, s.kv_head);
+      __syncthreads();  // all threads: positions, biases and rotated keys are visible
+    }
+    const auto between = [&] {
+      if constexpr (Shape::kStages == 1) {
+        cp_async_wait<0>();
+        __syncthreads();  // all threads: V is visible, and nobody reads K any more
+        if (tile > s.tile_begin) load(kK, tile - 1);
+        load_entries<Shape, Source, kExtra>(p, s, tile - 2);
+        cp_async_commit();
+      }
+    };
+    const int key0 = tile * kKeys;
+    const int first = s.row_position[warp_row], last = s.row_position[warp_row + Shape::kWarpRows - 1];
+    const bool ordered = !kExtra || p.page_start == nullptr;
+    const bool visible = warp_row < s.rows && !(ordered && ((p.causal && key0 > last) ||
+                                                          (p.window_left >= 0 && key0 + kKeys - 1 < first - p.window_left)));
+    const bool whole = key0 + kKeys <= s.request.kv_len && (!p.causal || key0 + kKeys - 1 <= first) &&
+                       (p.window_left < 0 || key0 >= last - p.window_left);
+    if constexpr (kExtra) {
+      attend(std::true_type{}, tile, between, visible);
+    } else if (whole) {
+      attend(std::false_type{}, tile, between, warp_row < s.rows);
+    } else {
+      attend(std::true_type{}, tile, between, visible);
+    }
+  }
+
+  // Epilogue. Rows that saw no key: out = 0, lse = -inf, sink or not.
+  cp_async_wait<0>();
+  const int rows = s.rows, row_begin = s.row_begin, kv_head = s.kv_head;
+  const bool split = is_split(p, s.request.qo_len);
+  if (warp_row >= rows) return;
+  const int row8 = lane >> 2, pair = lane & 3;
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int in_tile = warp_row + i * 16 + half * 8 + row8, row = row_begin + in_tile;
+      const int query = p.group.div(row), head = kv_head * group + row - query * group;
+      const bool live = in_tile < rows;
+      float sum = quad_sum(row_sum[i][half]), top = row_max[i][half] * scale, factor = 1.f;
+      if (row_max[i][half] == -INFINITY) sum = 0.f;
+      if (p.sink != nullptr && !split && live && sum > 0.f) {
+        const float sink = p.sink[head] * 1.4426950408889634f, both = fmaxf(top, sink);
+        factor = exp2_approx(top - both);
+        sum = sum * factor + exp2_approx(sink - both);
+        top = both;
+      }
+      const float inverse = sum > 0.f ? factor / sum : 0.f;
+      const float lse = sum > 0.f ? (top + log2f(sum)) * 0.6931471805599453f : -INFINITY;
+      if (split) {
+        if (!live) continue;
+        const int64_t at = (s.split * p.part_rows + partial_row(p, s.request, query)) * p.num_qo_heads + head;
+        if (pair == 0) p.part_lse[at] = lse;
+        if (sum > 0.f) {
+#pragma unroll
+          for (int j = 0; j < kD / 8; ++j) {
+            *reinterpret_cast<float2*>(p.part_out + at * kD + j * 8 + pair * 2) =
+                make_float2(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
+          }
+        }
+        continue;
+      }
+      if (live && pair == 0 && p.lse != nullptr) p.lse[(s.request.qo_begin + query) * p.lse_token + head * p.lse_head] = lse;
+#pragma unroll
+      for (int j = 0; j < kD / 8; ++j) {
+        *reinterpret_cast<uint32_t*>(q_tile + (j / Sw::kChunks) * kRows * Sw::kRowBytes + Sw::offset(in_tile, j % Sw::kChunks) + pair * 4) =
+            pack2<T>(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
+      }
+    }
+  }
+  if (split) return;
+  __syncwarp();  // the warp's own rows only
+  for (int r = warp_row + lane / Sw::kChunks; r < min(rows, warp_row + Shape::kWarpRows); r += 32 / Sw::kChunks) {
+    const int row = row_begin + r, query = p.group.div(row), head = kv_head * group + row - query * group, column = lane % Sw::kChunks;
+    char* to = p.out + (s.request.qo_begin + query) * p.out_token + head * p.out_head + column * 16;
+#pragma unroll
+    for (int segment = 0; segment < Sw::kSegments; ++segment) {
+      *reinterpret_cast<uint4*>(to + segment * Sw::kRowBytes) =
+          *reinterpret_cast<const uint4*>(q_tile + segment * kRows * Sw::kRowBytes + Sw::offset(r, column));
+    }
+  }
+}
+
+// Grid: (heads x row tiles, splits), or in one dimension where only short requests are split.
+template <typename T, class Shape, class Source, bool kExtra>
+cudaError_t launch_prefill(const AttentionParams& p, cudaStream_t stream) {
+  constexpr int kBytes = prefill_smem_bytes<Shape, Source>();
+  static_assert(kBytes <= 99 * 1024, "over what sm_86 gives a CTA");
+  const auto kernel = prefill_kernel<T, Shape, Source, kExtra>;
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (status != cudaSuccess) return status;
+  const unsigned tiles = p.num_tiles * p.num_kv_heads, splits = p.num_splits;
+  const dim3 grid = p.split_tokens > 0 ? dim3(tiles + p.batch * p.num_kv_heads * (splits - 1)) : dim3(tiles, splits);
+  kernel<<<grid, Shape::kThreads, kBytes, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,8 @@
+// Prefill kernels at head_dim 128: one file a head_dim, so that they compile side by side.
+#include "instantiate.cuh"
+
+namespace kvasir::cuda {
+
+cudaError_t launch_prefill_d128(const AttentionPlan& plan, cudaStream_t stream) { return launch_prefill_of<128>(plan, stream); }
+
+}  // namespace kvasir::cuda

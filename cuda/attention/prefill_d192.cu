@@ -1,0 +1,8 @@
+// Prefill kernels at head_dim 192: one file a head_dim, so that they compile side by side.
+#include "instantiate.cuh"
+
+namespace kvasir::cuda {
+
+cudaError_t launch_prefill_d192(const AttentionPlan& plan, cudaStream_t stream) { return launch_prefill_of<192>(plan, stream); }
+
+}  // namespace kvasir::cuda

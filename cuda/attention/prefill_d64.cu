@@ -1,0 +1,8 @@
+// Prefill kernels at head_dim 64: one file a head_dim, so that they compile side by side.
+#include "instantiate.cuh"
+
+namespace kvasir::cuda {
+
+cudaError_t launch_prefill_d64(const AttentionPlan& plan, cudaStream_t stream) { return launch_prefill_of<64>(plan, stream); }
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,128 @@
+// Which request, rows and keys a CTA works on, found on the device from the length tables.
+#pragma once
+#include "params.h"
+
+namespace kvasir::cuda {
+
+struct Request {
+  int index;              // in the batch
+  int qo_begin, qo_len;   // tokens of q
+  int kv_begin, kv_len;   // ragged: first key; paged: first entry of page_indices
+  int q_start;            // position of the first query
+};
+
+__device__ __forceinline__ void load_queries(const AttentionParams& p, int index, int& begin, int& len) {
+  if (p.qo_indptr != nullptr) {
+    begin = p.qo_indptr[index];
+    len = p.qo_indptr[index + 1] - begin;
+  } else {
+    len = p.total_q / p.batch;
+    begin = index * len;
+  }
+}
+
+__device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head) {
+  Request r;
+  r.index = index;
+  load_queries(p, index, r.qo_begin, r.qo_len);
+  if (p.pages != nullptr) {
+    const int row = p.per_head_rows ? index * p.num_kv_heads + kv_head : index;
+    r.kv_begin = p.row_start[row];
+    r.kv_len = p.kv_len[row];
+  } else if (p.kv_indptr != nullptr) {
+    r.kv_begin = p.kv_indptr[index];
+    r.kv_len = p.kv_indptr[index + 1] - r.kv_begin;
+  } else {
+    r.kv_len = p.total_kv / p.batch;
+    r.kv_begin = index * r.kv_len;
+  }
+  r.q_start = p.q_start != nullptr ? p.q_start[index] : r.kv_len - r.qo_len;
+  return r;
+}
+
+// Keys [begin, end) that some row with a position in [first, last] may see. With explicit entry positions order says nothing.
+__device__ __forceinline__ void visible_keys(const AttentionParams& p, int kv_len, int first, int last, int& begin, int& end) {
+  begin = 0;
+  end = kv_len;
+  if (p.page_start == nullptr) {
+    if (p.causal) end = min(end, last + 1);
+    if (p.window_left >= 0) begin = max(0, first - p.window_left);
+  }
+  end = max(end, 0);
+}
+
+// The part of the tiles [begin, end) that belongs to split `split`. Batch-invariant: boundaries at multiples of a power of two that
+// grows with the request's own length alone; else equal shares of what is visible.
+__device__ __forceinline__ void split_tiles(const AttentionParams& p, int kv_len, int tile_keys, int split, int& begin, int& end) {
+  if (p.num_splits == 1) return;
+  int first, chunk;
+  if (p.batch_invariant) {
+    int keys = 512;
+    while (static_cast<int64_t>(keys) * p.num_splits < kv_len) keys *= 2;
+    chunk = keys / tile_keys;
+    first = 0;
+  } else {
+    chunk = (end - begin + p.num_splits - 1) / p.num_splits;
+    first = begin;
+  }
+  const int64_t from = first + static_cast<int64_t>(split) * chunk;
+  end = static_cast<int>(min(static_cast<int64_t>(end), from + chunk));
+  begin = static_cast<int>(max(static_cast<int64_t>(begin), from));
+}
+
+// True when this request's keys are split over CTAs.
+__device__ __forceinline__ bool is_split(const AttentionParams& p, int qo_len) {
+  return p.num_splits > 1 && (p.split_tokens == 0 || qo_len <= p.split_tokens);
+}
+
+// Row of query `i` of a request in the partials.
+__device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const Request& r, int i) {
+  return p.split_tokens > 0 ? static_cast<int64_t>(r.index) * p.split_tokens + i : r.qo_begin + i;
+}
+
+// Finds the `tile`-th row tile (of tile_rows packed rows each) over all requests; false past the last. Every thread of the CTA calls it;
+// `scratch` holds kThreads / 32 + 2 ints of shared memory. Barriers: all threads arrive and wait, three times.
+template <int kThreads>
+__device__ bool find_row_tile(const AttentionParams& p, int tile, int tile_rows, int* scratch, int& request, int& tile_in_request) {
+  const int group = static_cast<int>(p.group.divisor);
+  if (p.qo_indptr == nullptr || p.batch == 1) {
+    const int rows = (p.qo_indptr == nullptr ? p.total_q / p.batch : p.qo_indptr[1] - p.qo_indptr[0]) * group;
+    const int tiles = (rows + tile_rows - 1) / tile_rows;
+    if (tiles == 0 || tile >= tiles * p.batch) return false;
+    request = tile / tiles;
+    tile_in_request = tiles - 1 - tile % tiles;
+    return true;
+  }
+  const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
+  int* found = scratch + kThreads / 32;
+  const int strip = (p.batch + kThreads - 1) / kThreads, from = t * strip, to = min(from + strip, p.batch);
+  const auto tiles_of = [&](int b) { return ((p.qo_indptr[b + 1] - p.qo_indptr[b]) * group + tile_rows - 1) / tile_rows; };
+  int count = 0;
+  for (int b = from; b < to; ++b) count += tiles_of(b);
+  int scan = count;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, scan, offset);
+    if (lane >= offset) scan += other;
+  }
+  if (lane == 31) scratch[warp] = scan;
+  if (t == 0) found[0] = -1;
+  __syncthreads();
+  int before = scan - count;
+  for (int w = 0; w < warp; ++w) before += scratch[w];
+  if (tile >= before && tile < before + count) {
+    int b = from;
+    for (int tiles = tiles_of(b); tile >= before + tiles; tiles = tiles_of(b)) {
+      before += tiles;
+      ++b;
+    }
+    found[0] = b;
+    found[1] = tiles_of(b) - 1 - (tile - before);  // the last rows see the most keys: start with them
+  }
+  __syncthreads();
+  request = found[0];
+  tile_in_request = found[1];
+  __syncthreads();
+  return request >= 0;
+}
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,51 @@
+/** kvasir: exact attention over long contexts, from Node, on the CPU and on CUDA. */
+export { DevicePageStore } from "./cache/device_store.js";
+export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
+export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
+export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
+export type { PageStore } from "./cache/page_store.js";
+export type { Sequence } from "./cache/sequence.js";
+export {
+  type Backend,
+  type Device,
+  type DeviceDescription,
+  type DeviceKind,
+  type DeviceMemory,
+  type DeviceOptions,
+  openDevice,
+  probeBackends,
+} from "./device.js";
+export { type BitArray, type DType, dtypeBytes, dtypes } from "./dtype.js";
+export type { Float16ArrayLike, TensorData } from "./elements.js";
+export { type ErrorCode, KvasirError } from "./errors.js";
+export type { Event } from "./event.js";
+export type { ModelConfig } from "./model/config.js";
+export type { DecodeBatch } from "./model/decode.js";
+export type { Sampling } from "./model/decode_program.js";
+export type { GeneratedToken, GenerateOptions } from "./model/generate.js";
+export { loadModel, type Model, type ModelOptions } from "./model/model.js";
+export type { PrefillItem, PrefillOptions } from "./model/prefill.js";
+export { type RopeConfig, ropeFrequencies } from "./model/rope.js";
+export { type Checkpoint, openCheckpoint, openSafetensors, type TensorEntry } from "./model/safetensors.js";
+export { TextStream, type Tokenizer } from "./model/tokenizer.js";
+export { type AdvanceArgs, advance } from "./ops/advance.js";
+export { type AppendArgs, append } from "./ops/append.js";
+export { type ArgmaxArgs, argmax } from "./ops/argmax.js";
+export { type AttentionArgs, attention } from "./ops/attention.js";
+export { attentionReference } from "./ops/attention_reference.js";
+export { type CastArgs, cast } from "./ops/cast.js";
+export { type CompareLogitsArgs, compareLogits } from "./ops/compare_logits.js";
+export { type CrossEntropyArgs, crossEntropy } from "./ops/cross_entropy.js";
+export { type EmbeddingArgs, embedding } from "./ops/embedding.js";
+export { type LinearArgs, linear } from "./ops/linear.js";
+export { type MergeArgs, merge } from "./ops/merge.js";
+export { workspaceBytes } from "./ops/op.js";
+export { createPageTable, type PageTable, type PageTableOptions } from "./ops/page_table.js";
+export { type ProbeFmaArgs, type ProbeReadArgs, probeFma, probeRead } from "./ops/probe.js";
+export { type RmsNormArgs, rmsNorm } from "./ops/rms_norm.js";
+export { type RopeArgs, rope } from "./ops/rope.js";
+export { type SampleArgs, sample } from "./ops/sample.js";
+export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
+export type { Program } from "./program.js";
+export type { Stream } from "./stream.js";
+export type { StreamOption, Tensor } from "./tensor.js";

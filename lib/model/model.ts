@@ -1,0 +1,184 @@
+/** A model on a device: weights, cache and programs, made from the folder of a Hugging Face checkpoint. */
+import { DevicePageStore } from "../cache/device_store.js";
+import { KvCache } from "../cache/kv_cache.js";
+import type { LayerGroup } from "../cache/page_format.js";
+import type { Sequence } from "../cache/sequence.js";
+import type { Device } from "../device.js";
+import type { DType } from "../dtype.js";
+import { KvasirError } from "../errors.js";
+import { checkInteger, checkOptions } from "../options.js";
+import type { Stream } from "../stream.js";
+import type { Tensor } from "../tensor.js";
+import { type ModelConfig, readConfig } from "./config.js";
+import { DecodeBatch } from "./decode.js";
+import { DecodePrograms, type Sampling } from "./decode_program.js";
+import { type GeneratedToken, type GenerateOptions, generate } from "./generate.js";
+import { type PrefillItem, type PrefillOptions, prefill } from "./prefill.js";
+import { ropeFrequencies } from "./rope.js";
+import { openCheckpoint } from "./safetensors.js";
+import { readTokenizer, type Tokenizer } from "./tokenizer.js";
+import { Transformer } from "./transformer.js";
+import { type LoadProgress, loadWeights, type Weights } from "./weights.js";
+
+export interface ModelOptions {
+  /** Of weights, activations and cache; default f32 on the CPU, bf16 on CUDA. */
+  dtype?: "f32" | "f16" | "bf16" | undefined;
+  /** Tokens that the cache has room for, over all sequences; default the model's positions, at most 32768. */
+  cacheTokens?: number | undefined;
+  /** Longest sequence; it fixes dynamic RoPE scaling. Default the model's positions. */
+  maxLength?: number | undefined;
+  /** Tokens per page; default 64. */
+  pageSize?: number | undefined;
+  /** Most tokens of one pass; default 512 on the CPU, 2048 on CUDA. */
+  chunkTokens?: number | undefined;
+  /** A sequence's results are the same bits whatever else is in its batch and however it is cut into passes. Default false. */
+  batchInvariant?: boolean | undefined;
+  /** Keys are stored after RoPE; default true. */
+  storeRotated?: boolean | undefined;
+  onProgress?: LoadProgress | undefined;
+}
+
+const optionNames: readonly string[] = [
+  "dtype",
+  "cacheTokens",
+  "maxLength",
+  "pageSize",
+  "chunkTokens",
+  "batchInvariant",
+  "storeRotated",
+  "onProgress",
+];
+/** Pages beyond `cacheTokens`: tail pages that are copied for forks. */
+const sparePages = 32;
+
+/**
+ * Loads a checkpoint (config.json, safetensors, tokenizer.json) onto a device.
+ *
+ * @throws ERR_KVASIR_CORRUPT_FILE, ERR_KVASIR_MISSING_TENSOR, ERR_KVASIR_SHAPE, ERR_KVASIR_UNSUPPORTED_MODEL, ERR_KVASIR_OUT_OF_MEMORY,
+ * ERR_KVASIR_UNKNOWN_OPTION
+ *
+ * @example
+ * ```ts
+ * import { loadModel, openDevice } from "kvasir";
+ *
+ * using device = openDevice();
+ * using model = await loadModel(device, "examples/model");
+ * for await (const { text } of model.generate("Call me", { maxTokens: 32 })) process.stdout.write(text);
+ * ```
+ */
+export async function loadModel(device: Device, directory: string, options: ModelOptions = {}): Promise<Model> {
+  checkOptions("loadModel", options, optionNames);
+  const config = await readConfig(directory);
+  const tokenizer = await readTokenizer(directory);
+  const checkpoint = await openCheckpoint(directory);
+  const dtype = options.dtype ?? (device.backend === "cuda" ? "bf16" : "f32");
+  if (!["f32", "f16", "bf16"].includes(dtype)) throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
+  const weights = await loadWeights(device, device.stream, checkpoint, config, dtype, options.onProgress);
+  try {
+    return new Model(device, config, tokenizer, weights, dtype, options);
+  } catch (error) {
+    weights.dispose();
+    throw error;
+  }
+}
+
+export class Model implements Disposable {
+  readonly device: Device;
+  /** Everything of this model runs on it, in order. */
+  readonly stream: Stream;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly dtype: DType;
+  readonly cache: KvCache;
+  /** The cache's pages on the device. */
+  readonly store: DevicePageStore;
+  readonly #weights: Weights;
+  readonly #transformer: Transformer;
+  readonly #programs: DecodePrograms;
+  #disposed = false;
+
+  /** @internal */
+  constructor(device: Device, config: ModelConfig, tokenizer: Tokenizer, weights: Weights, dtype: DType, options: ModelOptions) {
+    this.device = device;
+    this.stream = device.stream;
+    this.config = config;
+    this.tokenizer = tokenizer;
+    this.dtype = dtype;
+    const pageSize = options.pageSize ?? 64;
+    const cacheTokens = checkInteger("cacheTokens", options.cacheTokens ?? Math.min(config.maxPositions, 32768), 1);
+    const chunkTokens = checkInteger("chunkTokens", options.chunkTokens ?? (device.backend === "cuda" ? 2048 : 512), 1);
+    const maxLength = checkInteger("maxLength", options.maxLength ?? config.maxPositions, 1);
+    const maxPages = Math.ceil(cacheTokens / pageSize) + sparePages;
+    const layers = Array.from({ length: config.numLayers }, (_, layer) => layer);
+    const groups: LayerGroup[] = [{ layers, numKvHeads: config.numKvHeads, headDim: config.headDim, dtype }];
+    const { invFreq, scale } = ropeFrequencies(config.rope, maxLength);
+    this.store = new DevicePageStore(device, this.stream, groups, pageSize, maxPages);
+    this.cache = new KvCache({ groups, pageSize, maxPages, storeRotated: options.storeRotated ?? true }, this.store);
+    this.#weights = weights;
+    this.#transformer = new Transformer(
+      {
+        device,
+        config,
+        weights,
+        cache: this.cache,
+        store: this.store,
+        dtype,
+        batchInvariant: options.batchInvariant ?? false,
+        invFreq: device.tensor("f32", [invFreq.length], invFreq),
+        ropeScale: scale,
+      },
+      chunkTokens,
+    );
+    this.#programs = new DecodePrograms(this.#transformer, this.stream);
+  }
+
+  /** An empty sequence of this model's cache. */
+  createSequence(): Sequence {
+    return this.cache.createSequence();
+  }
+
+  /** Tokens of a text; `isStart` puts the model's beginning-of-text token before them. */
+  encodePrompt(text: string, isStart: boolean): number[] {
+    const tokens = this.tokenizer.encode(text);
+    return isStart && this.config.bosToken !== undefined ? [this.config.bosToken, ...tokens] : tokens;
+  }
+
+  /**
+   * Reads tokens into sequences, several at once, in passes of `chunkTokens`. Returns the logits `[items, vocab]` f32 after each item's last
+   * token; dispose them.
+   * @throws ERR_KVASIR_OUT_OF_PAGES, and then no sequence has changed
+   */
+  prefill(items: readonly PrefillItem[], options: PrefillOptions = {}): Promise<Tensor> {
+    checkOptions("prefill", options, ["signal", "onProgress", "onLogits"]);
+    return prefill(this.#transformer, this.stream, items, options);
+  }
+
+  /** A batch that grows each sequence by one token per step; `sampling` by sequence, default greedy. */
+  decode(sequences: readonly Sequence[], sampling?: readonly Sampling[]): DecodeBatch {
+    return new DecodeBatch(this.#transformer, this.stream, this.#programs, sequences, sampling ?? sequences.map(() => ({})));
+  }
+
+  /** Continues a prompt, token by token; see `GenerateOptions`. */
+  generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GeneratedToken> {
+    return generate(this, prompt, options);
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Frees everything on the device; enqueued work runs to its end. A no-op the second time. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#programs.dispose();
+    this.#transformer.dispose();
+    this.#transformer.parts.invFreq.dispose();
+    this.store.dispose();
+    this.#weights.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * The addon, and the types of what it exports. The only importer of the binary: everything above speaks to these interfaces.
+ *
+ * Every native object keeps its own resources alive: a stream holds its device, a tensor its storage, a program the storages it uses.
+ * Errors thrown from here carry `code` (an `ErrorCode`) and one sentence; lib/errors.ts turns them into KvasirError.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { BitArray } from "./dtype.js";
+import { KvasirError } from "./errors.js";
+
+/** Index of an op in the ABI's table; `addon.opNames[i]` is its name. */
+export type OpId = number;
+
+export interface NativeAddon {
+  readonly version: string;
+  readonly opNames: readonly string[];
+  /** Names of the JavaScript fields that each op accepts, by op id. */
+  readonly opFields: readonly (readonly string[])[];
+  /** Usable devices of a backend ("cpu", "cuda"); 0 comes with every reason, outermost layer first. */
+  probe(backend: string): { devices: number; reasons: string[] };
+  openDevice(backend: string, index: number, threads: number, memoryLimit: number): NativeDevice;
+  /** Converts between float32 and the bits of a dtype, round to nearest even; f16, bf16, f8e4m3, f8e5m2. */
+  encodeFloats(dtype: number, values: Float32Array): Uint16Array | Uint8Array;
+  decodeFloats(dtype: number, bits: Uint16Array | Uint8Array): Float32Array;
+}
+
+export interface NativeDeviceInfo {
+  name: string;
+  isa: string;
+  totalBytes: number;
+  multiprocessors: number;
+  driverVersion: number;
+  runtimeVersion: number;
+  hasBlas: boolean;
+  l2Bytes: number;
+}
+
+export interface NativeDevice {
+  info(): NativeDeviceInfo;
+  /** allocated: live tensors; reserved: held by the pool, allocated included; free and total as the backend reports them. */
+  memory(): { allocatedBytes: number; reservedBytes: number; freeBytes: number; totalBytes: number };
+  /** Returns pooled memory that nothing uses to the backend. */
+  trim(): void;
+  createStream(): NativeStream;
+  createEvent(): NativeEvent;
+  /** Uninitialised memory. Throws ERR_KVASIR_OUT_OF_MEMORY. */
+  createTensor(dtype: number, shape: readonly number[]): NativeTensor;
+  /** Whether nothing asynchronous has failed; throws ERR_KVASIR_DEVICE_LOST otherwise. */
+  check(): void;
+  /** Makes the device fail as if a kernel had faulted, to test what follows. Only with KVASIR_DEBUG=faults. */
+  injectFault(): void;
+  dispose(): void;
+}
+
+export interface NativeStream {
+  /** Checks the arguments (field names as in `opFields`, tensors as NativeTensor, absent = undefined) and enqueues the op. */
+  enqueue(op: OpId, args: object): void;
+  /** Scratch bytes that `enqueue` with these arguments takes from the stream's own scratch buffer. */
+  workspaceBytes(op: OpId, args: object): number;
+  /** Resolves when all work enqueued so far is done; rejects with the first asynchronous error. */
+  finished(): Promise<void>;
+  recordEvent(event: NativeEvent): void;
+  waitEvent(event: NativeEvent): void;
+  beginRecording(): void;
+  endRecording(): NativeProgram;
+  launch(program: NativeProgram): void;
+  /** Bytes of `data` into the tensor (contiguous), in stream order. The array must not change until the returned promise resolves. */
+  write(tensor: NativeTensor, data: BitArray): Promise<void>;
+  /** The tensor's elements into a fresh array, in stream order. Strided tensors are gathered. */
+  read(tensor: NativeTensor): Promise<ArrayBuffer>;
+  /** File bytes [offset, offset + tensor bytes) into the tensor, read off the JS thread. */
+  loadFile(tensor: NativeTensor, path: string, offset: number): Promise<void>;
+  copy(target: NativeTensor, source: NativeTensor): void;
+  fill(tensor: NativeTensor, byte: number): void;
+  /** Timestamps on the device, slots 0..255, and microseconds between two of them (after `finished`). */
+  stamp(slot: number): void;
+  elapsedMicroseconds(from: number, to: number): number;
+  dispose(): void;
+}
+
+/** A point in a stream that other streams, of either backend, can wait for; a wait means the latest record at the time of the call. */
+export interface NativeEvent {
+  /** Whether the latest record was reached. */
+  query(): boolean;
+  dispose(): void;
+}
+
+export interface NativeTensor {
+  readonly dtype: number;
+  readonly shape: readonly number[];
+  /** In elements. */
+  readonly strides: readonly number[];
+  /** Another tensor over the same storage. `offset` in elements from this tensor's first element. */
+  view(offset: number, shape: readonly number[], strides: readonly number[]): NativeTensor;
+  /** Drops this reference; the memory returns to the pool once every stream that used it has passed. A no-op the second time. */
+  dispose(): void;
+}
+
+export interface NativeProgram {
+  /** Number of recorded ops. */
+  readonly length: number;
+  dispose(): void;
+}
+
+/** Exports without which the addon is not the one that these types describe. */
+const REQUIRED = ["opNames", "opFields", "probe", "openDevice", "encodeFloats", "decodeFloats"] as const;
+
+let loaded: NativeAddon | undefined;
+
+/**
+ * The addon, loaded at first use, so that importing kvasir works (and `doctor` can explain) where it does not.
+ * @throws ERR_KVASIR_BACKEND_UNAVAILABLE with every reason and what to do about it.
+ */
+export function addon(): NativeAddon {
+  loaded ??= load();
+  return loaded;
+}
+
+/** Where the addon was looked for; undefined where it cannot be found. */
+export function addonPath(): string | undefined {
+  try {
+    return finder().resolve(packageRoot());
+  } catch {
+    return undefined; // the reason comes with the error of addon()
+  }
+}
+
+interface Finder {
+  resolve(root: string): string;
+}
+
+function finder(): Finder {
+  return createRequire(import.meta.url)("node-gyp-build") as Finder;
+}
+
+function load(): NativeAddon {
+  const reasons: string[] = [];
+  let path: string | undefined;
+  try {
+    path = finder().resolve(packageRoot());
+    const exports = createRequire(import.meta.url)(path) as Record<string, unknown>;
+    const missing = REQUIRED.filter((name) => exports[name] === undefined);
+    if (missing.length === 0) return exports as unknown as NativeAddon;
+    reasons.push(`${path} lacks ${missing.join(", ")}: it was built from another version`);
+  } catch (error) {
+    const [first] = (error instanceof Error ? error.message : String(error)).split("\n");
+    reasons.push(path === undefined ? String(first) : `${path} does not load: ${first}`);
+  }
+  throw new KvasirError(
+    "ERR_KVASIR_BACKEND_UNAVAILABLE",
+    `The native addon is not available for ${process.platform}-${process.arch}, Node ${process.versions.node}: ${reasons.join("; ")}. ` +
+      "Build it with `npm rebuild kvasir --foreground-scripts` (or `npm run build` in a checkout); that needs a C++20 compiler, and no CUDA.",
+  );
+}
+
+/** The folder of kvasir's package.json: two levels up from dist/lib, one from lib. */
+function packageRoot(): string {
+  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+    const manifest = join(folder, "package.json");
+    if (existsSync(manifest) && (JSON.parse(readFileSync(manifest, "utf8")) as { name?: string }).name === "kvasir") return folder;
+    if (dirname(folder) === folder) throw new Error("package.json of kvasir was not found above its own files");
+  }
+}

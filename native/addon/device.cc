@@ -1,0 +1,136 @@
+#include "device.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "event.h"
+#include "failure.h"
+#include "load_file.h"
+#include "program.h"
+#include "stream.h"
+
+namespace kvasir::addon {
+
+namespace {
+
+class CloseJob : public Job {
+ public:
+  explicit CloseJob(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  Step step() override { return device_->try_close() ? Step::done : Step::waiting; }
+
+ private:
+  std::shared_ptr<Device> device_;
+};
+
+}  // namespace
+
+void Environment::close() {
+  const std::vector<std::weak_ptr<Device>> open = std::move(devices);
+  for (const std::weak_ptr<Device>& device : open) {
+    if (const std::shared_ptr<Device> live = device.lock()) live->dispose();
+  }
+  background.finish();
+}
+
+std::shared_ptr<Device> Device::open(std::shared_ptr<Environment> environment, const kvasir_backend* backend,
+                                     const kvasir_device_options& options) {
+  kvasir_error err{};
+  kvasir_device* handle = nullptr;
+  check(backend->device_open(&options, &handle, &err), err);
+  std::shared_ptr<Device> device;
+  try {
+    device.reset(new Device(environment, backend, handle, options.index), [](Device* last) {
+      // Nothing refers to the device any more, so it has no streams; if it was never disposed, it is still to be closed.
+      std::shared_ptr<Device> own(last);
+      if (!own->disposed()) own->close_soon();
+    });
+    environment->flags.attach(backend, handle);
+  } catch (...) {
+    if (device == nullptr) backend->device_close(handle);
+    throw;
+  }
+  std::erase_if(environment->devices, [](const std::weak_ptr<Device>& old) { return old.expired(); });
+  environment->devices.push_back(device);
+  return device;
+}
+
+Device::Device(std::shared_ptr<Environment> environment, const kvasir_backend* backend, kvasir_device* handle, int index)
+    : environment_(std::move(environment)),
+      backend_(backend),
+      handle_(handle),
+      label_(backend->name),
+      on_host_(std::strcmp(backend->name, "cpu") == 0),
+      pool_(*this) {
+  if (!on_host_) label_ += ":" + std::to_string(index);
+}
+
+Device::~Device() = default;
+
+StagingRing& Device::staging() {
+  if (staging_ == nullptr) staging_ = std::make_unique<StagingRing>(*this);
+  return *staging_;
+}
+
+int64_t Device::free_bytes() const {
+  kvasir_error err{};
+  int64_t free = 0, total = 0;
+  return backend_->memory_info(handle_, &free, &total, &err) == KVASIR_OK ? free : 0;
+}
+
+void Device::check_usable() {
+  if (disposed()) throw Failure(kDisposed, "The device was disposed; open another.");
+  if (!lost()) return;
+  release_waiters();
+  throw Failure(kDeviceLost, lost_sentence());
+}
+
+std::string Device::lost_sentence() const {
+  const std::lock_guard lock(lost_lock_);
+  return lost_sentence_;
+}
+
+void Device::lose(const std::string& sentence) {
+  const std::lock_guard lock(lost_lock_);
+  if (lost_) return;
+  lost_sentence_ = sentence;
+  lost_.store(true, std::memory_order_release);
+}
+
+bool Device::poll_lost() {
+  kvasir_error err{};
+  if (!lost() && backend_->device_status(handle_, &err) != KVASIR_OK) lose(err.text);
+  return lost();
+}
+
+void Device::release_waiters() {
+  if (waiters_released_) return;
+  waiters_released_ = true;
+  if (on_host_) return;  // the CPU backend goes on passing flags
+  for (Stream* stream : streams_) stream->fence()->cell->poison();
+  for (Event* event : environment_->events) event->release_if_recorded_on(*this);
+}
+
+void Device::dispose() {
+  if (disposed()) return;
+  if (lost()) release_waiters();
+  while (!programs_.empty()) (*programs_.begin())->dispose();
+  while (!streams_.empty()) (*streams_.begin())->dispose();
+  foreign.request();
+  close_soon();
+}
+
+void Device::close_soon() {
+  disposed_.store(true, std::memory_order_release);
+  environment_->background.submit(std::make_unique<CloseJob>(shared_from_this()));
+}
+
+bool Device::try_close() {
+  if (open_streams_.load() > 0 || !foreign.passed()) return false;
+  staging_.reset();
+  pool_.clear();
+  environment_->flags.detach(backend_, handle_);
+  backend_->device_close(handle_);
+  return true;
+}
+
+}  // namespace kvasir::addon

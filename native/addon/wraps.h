@@ -1,0 +1,68 @@
+// The five JavaScript classes: lib/native.ts says what their methods mean.
+#pragma once
+#include <memory>
+
+#include "bindings.h"
+#include "device.h"
+#include "event.h"
+#include "memory.h"
+#include "program.h"
+#include "stream.h"
+#include "wrap.h"
+
+namespace kvasir::addon {
+
+struct DeviceWrap : Wrapped {
+  static constexpr Kind kKind = Kind::device;
+  static constexpr char kName[] = "device";
+  DeviceWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d) : Wrapped(kKind, std::move(b)), device(std::move(d)) {}
+  const std::shared_ptr<Device> device;
+};
+
+struct StreamWrap : Wrapped {
+  static constexpr Kind kKind = Kind::stream;
+  static constexpr char kName[] = "stream";
+  StreamWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d) : Wrapped(kKind, std::move(b)), stream(std::move(d)) {}
+  Stream stream;
+};
+
+struct EventWrap : Wrapped {
+  static constexpr Kind kKind = Kind::event;
+  static constexpr char kName[] = "event";
+  EventWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Event> e) : Wrapped(kKind, std::move(b)), event(std::move(e)) {}
+  std::shared_ptr<Event> event;  // null once disposed
+};
+
+struct ProgramWrap : Wrapped {
+  static constexpr Kind kKind = Kind::program;
+  static constexpr char kName[] = "program";
+  ProgramWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Program> p) : Wrapped(kKind, std::move(b)), program(std::move(p)) {}
+  std::shared_ptr<Program> program;
+};
+
+struct TensorWrap : Wrapped {
+  static constexpr Kind kKind = Kind::tensor;
+  static constexpr char kName[] = "tensor";
+  TensorWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Storage> s, const kvasir_tensor& v)
+      : Wrapped(kKind, std::move(b)), storage(std::move(s)), view(v) {}
+  std::shared_ptr<Storage> storage;  // null once disposed
+  const kvasir_tensor view;
+
+  int64_t elements() const;
+  size_t bytes() const;
+  bool contiguous() const;
+  // Throws ERR_KVASIR_DISPOSED.
+  void check_usable(const char* name) const;
+};
+
+void define_device(Bindings& bindings);
+void define_stream(Bindings& bindings);
+void define_tensor(Bindings& bindings);
+void define_event(Bindings& bindings);
+void define_program(Bindings& bindings);
+
+napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device);
+// Elements that a strided tensor spans, from its first to its last.
+int64_t span_of(const kvasir_tensor& view);
+
+}  // namespace kvasir::addon

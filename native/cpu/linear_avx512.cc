@@ -1,0 +1,20 @@
+// The matrix product for AVX-512 (F, BW, DQ, VL).
+#include <algorithm>
+#include <type_traits>
+
+#include "linear.h"
+#include "simd_x86.h"
+
+#if KVASIR_SIMD_X86
+#define KVASIR_SIMD_AVX512
+#include "simd.h"
+
+#include "linear_kernel.h"
+
+namespace kvasir::cpu {
+
+const LinearKernel kLinearAvx512 = KVASIR_SIMD_NAMESPACE::kLinear;
+
+}  // namespace kvasir::cpu
+
+#endif
