@@ -30,7 +30,8 @@
                         "-fvisibility-inlines-hidden"],
           "conditions": [
             ["OS=='linux'", {
-              "ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-pthread"],
+              "ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections", "-pthread",
+                          "-Wl,--version-script=<(module_root_dir)/native/exports.map"],
               "libraries": ["-ldl"]
             }],
             ["OS=='mac'", {

@@ -23,13 +23,7 @@ export default defineConfig({
     projects: [
       project("unit", seconds(30)),
       project("property", seconds(120)),
-      {
-        test: {
-          name: "types",
-          include: [],
-          typecheck: { enabled: true, only: true, include: ["tests/types/**/*.test-d.ts"], tsconfig: "./tests/tsconfig.json" },
-        },
-      },
+      project("types", seconds(120)),
       alone("cpu", seconds(300), 1),
       alone("golden", seconds(600), 2),
       alone("cuda", seconds(600), 3),

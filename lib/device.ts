@@ -84,7 +84,10 @@ export function openDevice(kind?: DeviceKind, options: DeviceOptions = {}): Devi
   const wanted = chosenBy === "caller" ? kind : chosenBy === "KVASIR_BACKEND" ? forced : bestUsable();
   const [backend, index] = parseKind(wanted, chosenBy === "KVASIR_BACKEND" ? "KVASIR_BACKEND" : "kind");
   if (options.threads !== undefined && backend !== "cpu") {
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `threads is ${describe(options.threads)}, expected none for ${backend}: it is for cpu`);
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      `threads is ${describe(options.threads)}, expected none for ${backend}: it is for cpu`,
+    );
   }
   const threads = options.threads === undefined ? 0 : checkInteger("threads", options.threads, 1, 4096);
   const memoryLimit = options.memoryLimit === undefined ? 0 : checkInteger("memoryLimit", options.memoryLimit, 1);
@@ -112,7 +115,10 @@ function parseKind(kind: unknown, from: string): [Backend, number] {
   if (match === null || (match[1] === "cpu" && match[2] !== undefined)) {
     const near = typeof kind === "string" ? nearest(kind, backends) : undefined;
     const hint = near === undefined ? "" : `; did you mean ${near}?`;
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `${from} is ${describe(kind)}, expected "cpu", "cuda" or "cuda:<index>"${hint}`);
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      `${from} is ${describe(kind)}, expected "cpu", "cuda" or "cuda:<index>"${hint}`,
+    );
   }
   return [match[1] as Backend, Number(match[2] ?? 0)];
 }
@@ -146,7 +152,10 @@ export class Device implements Disposable {
   static {
     nativeDevice = (device) => {
       if (device.#native === undefined) {
-        throw new KvasirError("ERR_KVASIR_DISPOSED", `Device ${device.backend}:${device.index} was disposed; open another with openDevice()`);
+        throw new KvasirError(
+          "ERR_KVASIR_DISPOSED",
+          `Device ${device.backend}:${device.index} was disposed; open another with openDevice()`,
+        );
       }
       return device.#native;
     };
@@ -172,7 +181,12 @@ export class Device implements Disposable {
       throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${describe(dtype)}, expected one of ${dtypes.join(", ")}`);
     }
     const sizes = checkShape(shape);
-    return new Tensor(this, this.#call((native): NativeTensor => native.createTensor(code, sizes)), dtype, sizes);
+    return new Tensor(
+      this,
+      this.#call((native): NativeTensor => native.createTensor(code, sizes)),
+      dtype,
+      sizes,
+    );
   }
 
   /** A tensor of zeros. @throws as `empty` */
@@ -199,7 +213,9 @@ export class Device implements Disposable {
       const bits = bitsOf(dtype, tensor.size, data);
       const own = (data as ArrayBufferView).buffer === bits.buffer ? bits.slice() : bits;
       // A failure to copy means that the device is lost, and every later call on it says so.
-      nativeStream(options?.stream ?? this.stream).write(nativeTensor(tensor), own).catch(() => undefined);
+      nativeStream(options?.stream ?? this.stream)
+        .write(nativeTensor(tensor), own)
+        .catch(() => undefined);
     } catch (error) {
       tensor.dispose();
       throw fromNative(error);

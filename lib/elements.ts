@@ -70,7 +70,8 @@ export function bitsOf(dtype: DType, size: number, data: TensorData): BitArray {
     const floats = Float32Array.from(view);
     return dtype === "f32" ? floats : addon().encodeFloats(dtypes.indexOf(dtype), floats);
   }
-  if (kind === "Float64Array" || kind.startsWith("Big") || view.byteLength !== size * dtypeBytes[dtype]) throw wrongArray(dtype, kind);
+  if (kind === "Float64Array" || kind.startsWith("Big") || view.byteLength !== size * dtypeBytes[dtype])
+    throw wrongArray(dtype, kind);
   const Bits = bitArrays[dtype] as new (buffer: ArrayBufferLike, offset: number, length: number) => BitArray;
   return new Bits(view.buffer, view.byteOffset, size);
 }
@@ -79,7 +80,8 @@ function fromNumbers(dtype: DType, values: readonly number[]): BitArray {
   const range = integerRange[dtype];
   for (let i = 0; i < values.length; i++) {
     const value = values[i];
-    const fits = typeof value === "number" && (range === undefined || (Number.isInteger(value) && value >= range[0] && value <= range[1]));
+    const fits =
+      typeof value === "number" && (range === undefined || (Number.isInteger(value) && value >= range[0] && value <= range[1]));
     if (fits) continue;
     const expected = range === undefined ? "a number" : `an integer from ${range[0]} to ${range[1]} for ${dtype}`;
     throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `data[${i}] is ${describe(value)}, expected ${expected}`);
@@ -100,13 +102,22 @@ function checkLength(size: number, length: number): void {
 function checkBuffer(view: ArrayBufferView): void {
   const { buffer } = view;
   if (!(buffer instanceof ArrayBuffer)) {
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "data lies in a SharedArrayBuffer, expected memory of its own; copy it with slice()");
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      "data lies in a SharedArrayBuffer, expected memory of its own; copy it with slice()",
+    );
   }
   if ((buffer as ArrayBuffer & { resizable?: boolean }).resizable === true) {
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "data lies in a resizable ArrayBuffer, expected a fixed one; copy it with slice()");
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      "data lies in a resizable ArrayBuffer, expected a fixed one; copy it with slice()",
+    );
   }
   if (view.byteLength === 0 && isDetached(buffer)) {
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "data lies in a detached ArrayBuffer (transferred away), expected one that is still here");
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      "data lies in a detached ArrayBuffer (transferred away), expected one that is still here",
+    );
   }
 }
 
@@ -122,5 +133,8 @@ function isDetached(buffer: ArrayBuffer): boolean {
 
 function wrongArray(dtype: DType, kind: string): KvasirError {
   const numbers = integerRange[dtype] === undefined ? " of bits, a Float32Array" : "";
-  return new KvasirError("ERR_KVASIR_DTYPE", `data is a ${kind}, expected for ${dtype} a ${bitArrays[dtype].name}${numbers} or a list of numbers`);
+  return new KvasirError(
+    "ERR_KVASIR_DTYPE",
+    `data is a ${kind}, expected for ${dtype} a ${bitArrays[dtype].name}${numbers} or a list of numbers`,
+  );
 }

@@ -51,7 +51,10 @@ export class KvasirError extends Error {
 
   /** Instances whose prototype chain goes through TypeError or RangeError are recognised by their private field. */
   static override [Symbol.hasInstance](value: unknown): boolean {
-    if (this !== KvasirError) return Function.prototype[Symbol.hasInstance].call(this, value);
+    // biome-ignore lint/complexity/noThisInStatic: inherited by subclasses, which are recognised in the ordinary way
+    const isOwn = this === KvasirError;
+    // biome-ignore lint/complexity/noThisInStatic: as above
+    if (!isOwn) return Function.prototype[Symbol.hasInstance].call(this, value);
     return typeof value === "object" && value !== null && #code in value;
   }
 }

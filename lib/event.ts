@@ -22,7 +22,8 @@ export class Event implements Disposable {
       if (typeof event !== "object" || event === null || !(#native in event)) {
         throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "event is no Event; make one with device.createEvent()");
       }
-      if (event.#native === undefined) throw new KvasirError("ERR_KVASIR_DISPOSED", "Event was disposed; make another with device.createEvent()");
+      if (event.#native === undefined)
+        throw new KvasirError("ERR_KVASIR_DISPOSED", "Event was disposed; make another with device.createEvent()");
       return event.#native;
     };
   }

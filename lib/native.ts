@@ -14,6 +14,9 @@ import { KvasirError } from "./errors.js";
 /** Index of an op in the ABI's table; `addon.opNames[i]` is its name. */
 export type OpId = number;
 
+/** What an op's field may hold. */
+export type NativeValue = NativeTensor | number | boolean | undefined;
+
 export interface NativeAddon {
   readonly version: string;
   readonly opNames: readonly string[];
@@ -56,10 +59,10 @@ export interface NativeDevice {
 }
 
 export interface NativeStream {
-  /** Checks the arguments (field names as in `opFields`, tensors as NativeTensor, absent = undefined) and enqueues the op. */
-  enqueue(op: OpId, args: object): void;
+  /** Checks the arguments, one for each field in the order of `opFields[op]` (absent: undefined), and enqueues the op. */
+  enqueue(op: OpId, ...values: readonly NativeValue[]): void;
   /** Scratch bytes that `enqueue` with these arguments takes from the stream's own scratch buffer. */
-  workspaceBytes(op: OpId, args: object): number;
+  workspaceBytes(op: OpId, ...values: readonly NativeValue[]): number;
   /** Resolves when all work enqueued so far is done; rejects with the first asynchronous error. */
   finished(): Promise<void>;
   recordEvent(event: NativeEvent): void;
@@ -152,7 +155,7 @@ function load(): NativeAddon {
   throw new KvasirError(
     "ERR_KVASIR_BACKEND_UNAVAILABLE",
     `The native addon is not available for ${process.platform}-${process.arch}, Node ${process.versions.node}: ${reasons.join("; ")}. ` +
-      "Build it with `npm rebuild kvasir --foreground-scripts` (or `npm run build` in a checkout); that needs a C++20 compiler, and no CUDA.",
+      "Build it with `npx kvasir build`; that needs a C++20 compiler, and no CUDA.",
   );
 }
 
@@ -160,7 +163,8 @@ function load(): NativeAddon {
 function packageRoot(): string {
   for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
     const manifest = join(folder, "package.json");
-    if (existsSync(manifest) && (JSON.parse(readFileSync(manifest, "utf8")) as { name?: string }).name === "kvasir") return folder;
+    if (existsSync(manifest) && (JSON.parse(readFileSync(manifest, "utf8")) as { name?: string }).name === "kvasir")
+      return folder;
     if (dirname(folder) === folder) throw new Error("package.json of kvasir was not found above its own files");
   }
 }

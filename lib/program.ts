@@ -20,7 +20,10 @@ export class Program implements Disposable {
   static {
     nativeProgram = (program) => {
       if (typeof program !== "object" || program === null || !(#native in program)) {
-        throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "program is no Program; make one with stream.program(() => { ... })");
+        throw new KvasirError(
+          "ERR_KVASIR_INVALID_ARGUMENT",
+          "program is no Program; make one with stream.program(() => { ... })",
+        );
       }
       if (program.#native === undefined) throw new KvasirError("ERR_KVASIR_DISPOSED", "Program was disposed; record another");
       return program.#native;

@@ -7,9 +7,13 @@ const MAX_RANK = 4;
 
 /** A copy of `shape`. @throws ERR_KVASIR_SHAPE unless it is a list of 1 to 4 sizes of 0 or more */
 export function checkShape(shape: readonly number[]): readonly number[] {
-  if (!Array.isArray(shape)) throw new KvasirError("ERR_KVASIR_SHAPE", `shape is ${describe(shape)}, expected a list of 1 to ${MAX_RANK} sizes`);
+  if (!Array.isArray(shape))
+    throw new KvasirError("ERR_KVASIR_SHAPE", `shape is ${describe(shape)}, expected a list of 1 to ${MAX_RANK} sizes`);
   if (shape.length < 1 || shape.length > MAX_RANK) {
-    throw new KvasirError("ERR_KVASIR_SHAPE", `shape is ${shapeText(shape)} with ${shape.length} dimensions, expected 1 to ${MAX_RANK}`);
+    throw new KvasirError(
+      "ERR_KVASIR_SHAPE",
+      `shape is ${shapeText(shape)} with ${shape.length} dimensions, expected 1 to ${MAX_RANK}`,
+    );
   }
   let size = 1;
   for (const [i, n] of shape.entries()) {
@@ -25,7 +29,7 @@ export function checkShape(shape: readonly number[]): readonly number[] {
   return [...shape];
 }
 
-/** A copy of `strides`. @throws ERR_KVASIR_SHAPE unless there is one of at least 1 for each dimension */
+/** A copy of `strides`. @throws ERR_KVASIR_SHAPE unless there is one of at least 1 for each dimension, 1 for the last */
 export function checkStrides(strides: readonly number[], shape: readonly number[]): readonly number[] {
   if (!Array.isArray(strides) || strides.length !== shape.length) {
     const got = Array.isArray(strides) ? shapeText(strides) : describe(strides);
@@ -35,6 +39,13 @@ export function checkStrides(strides: readonly number[], shape: readonly number[
     if (!Number.isSafeInteger(n) || n < 1) {
       throw new KvasirError("ERR_KVASIR_SHAPE", `strides[${i}] is ${describe(n)}, expected an integer of at least 1`);
     }
+  }
+  const last = strides.length - 1;
+  if (strides[last] !== 1) {
+    throw new KvasirError(
+      "ERR_KVASIR_SHAPE",
+      `strides[${last}] is ${strides[last]}, expected 1: the innermost dimension is contiguous`,
+    );
   }
   return [...strides];
 }

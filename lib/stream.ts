@@ -76,9 +76,13 @@ export class Stream implements Disposable {
    * whatever `body` throws.
    */
   program(body: () => void): Program {
-    if (typeof body !== "function") throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "body is no function; pass () => { ...ops... }");
+    if (typeof body !== "function")
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "body is no function; pass () => { ...ops... }");
     if (this.#isRecording) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "stream records a program already; finish it first or use another stream");
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        "stream records a program already; finish it first or use another stream",
+      );
     }
     this.#call((native) => native.beginRecording());
     this.#isRecording = true;
@@ -96,7 +100,10 @@ export class Stream implements Disposable {
     if (program === undefined) throw new KvasirError("ERR_KVASIR_INTERNAL", "recording gave no program");
     if (typeof (result as PromiseLike<void> | undefined)?.then === "function") {
       program.dispose();
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "body returned a promise, expected a synchronous function: later work is not recorded");
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        "body returned a promise, expected a synchronous function: later work is not recorded",
+      );
     }
     return program;
   }

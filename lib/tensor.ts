@@ -52,7 +52,10 @@ export class Tensor implements Disposable {
   static {
     nativeTensor = (tensor) => {
       if (tensor.#native === undefined) {
-        throw new KvasirError("ERR_KVASIR_DISPOSED", `Tensor ${tensor.dtype} ${shapeText(tensor.shape)} was disposed; use it before dispose()`);
+        throw new KvasirError(
+          "ERR_KVASIR_DISPOSED",
+          `Tensor ${tensor.dtype} ${shapeText(tensor.shape)} was disposed; use it before dispose()`,
+        );
       }
       return tensor.#native;
     };
@@ -67,7 +70,10 @@ export class Tensor implements Disposable {
   slice(start: number, end: number): Tensor {
     const rows = this.shape[0] as number;
     if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || end < start || end > rows) {
-      throw new KvasirError("ERR_KVASIR_SHAPE", `slice is [${start}, ${end}), expected a range within [0, ${rows}), the tensor's dimension 0`);
+      throw new KvasirError(
+        "ERR_KVASIR_SHAPE",
+        `slice is [${start}, ${end}), expected a range within [0, ${rows}), the tensor's dimension 0`,
+      );
     }
     return this.#over(start * (this.strides[0] as number), [end - start, ...this.shape.slice(1)], this.strides);
   }
@@ -75,9 +81,13 @@ export class Tensor implements Disposable {
   /** Row `index` of dimension 0, which is dropped; the tensor needs two dimensions or more. @throws ERR_KVASIR_SHAPE, ERR_KVASIR_DISPOSED */
   select(index: number): Tensor {
     const rows = this.shape[0] as number;
-    if (this.shape.length < 2) throw new KvasirError("ERR_KVASIR_SHAPE", "select on a tensor of 1 dimension, expected 2 or more; use slice");
+    if (this.shape.length < 2)
+      throw new KvasirError("ERR_KVASIR_SHAPE", "select on a tensor of 1 dimension, expected 2 or more; use slice");
     if (!Number.isInteger(index) || index < 0 || index >= rows) {
-      throw new KvasirError("ERR_KVASIR_SHAPE", `index is ${describe(index)}, expected 0 to ${rows - 1}, the tensor's dimension 0`);
+      throw new KvasirError(
+        "ERR_KVASIR_SHAPE",
+        `index is ${describe(index)}, expected 0 to ${rows - 1}, the tensor's dimension 0`,
+      );
     }
     return this.#over(index * (this.strides[0] as number), this.shape.slice(1), this.strides.slice(1));
   }
@@ -96,7 +106,8 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * Any view within this tensor: `offset` from its first element and `strides`, both in elements; strides default to row-major.
+   * Any view within this tensor: `offset` from its first element and `strides`, both in elements; strides default to row-major, and the
+   * last one is 1.
    * @throws ERR_KVASIR_SHAPE where the view would reach past the tensor's last element; ERR_KVASIR_DISPOSED
    */
   view(layout: { offset?: number | undefined; shape: readonly number[]; strides?: readonly number[] | undefined }): Tensor {
@@ -107,7 +118,10 @@ export class Tensor implements Disposable {
     const end = offset + extent(shape, strides);
     const limit = extent(this.shape, this.strides);
     if (end > limit) {
-      throw new KvasirError("ERR_KVASIR_SHAPE", `view ends at element ${end}, expected at most ${limit}, the extent of ${shapeText(this.shape)}`);
+      throw new KvasirError(
+        "ERR_KVASIR_SHAPE",
+        `view ends at element ${end}, expected at most ${limit}, the extent of ${shapeText(this.shape)}`,
+      );
     }
     return this.#over(offset, shape, strides);
   }
@@ -141,11 +155,15 @@ export class Tensor implements Disposable {
    * @throws ERR_KVASIR_SHAPE, ERR_KVASIR_DTYPE, ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_UNSUPPORTED, ERR_KVASIR_DISPOSED
    */
   copyFrom(source: Tensor, options?: StreamOption): void {
-    if (!(source instanceof Tensor)) throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `source is ${describe(source)}, expected a Tensor`);
+    if (!(source instanceof Tensor))
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `source is ${describe(source)}, expected a Tensor`);
     const target = nativeTensor(this);
     const from = nativeTensor(source);
     if (source.dtype !== this.dtype) {
-      throw new KvasirError("ERR_KVASIR_DTYPE", `source is ${source.dtype}, expected ${this.dtype}, from the target; convert with cast`);
+      throw new KvasirError(
+        "ERR_KVASIR_DTYPE",
+        `source is ${source.dtype}, expected ${this.dtype}, from the target; convert with cast`,
+      );
     }
     if (source.shape.length !== this.shape.length || source.shape.some((n, i) => n !== this.shape[i])) {
       throw new KvasirError(
@@ -161,7 +179,7 @@ export class Tensor implements Disposable {
     const stream = isAcross ? streamBetween(this, source, options) : this.#stream("copyFrom", options);
     try {
       if (this.contiguous && source.contiguous) stream.copy(target, from);
-      else stream.enqueue(addon().opNames.indexOf("cast"), { x: from, out: target });
+      else stream.enqueue(addon().opNames.indexOf("cast"), from, target);
     } catch (error) {
       throw fromNative(error);
     }
@@ -185,7 +203,8 @@ export class Tensor implements Disposable {
    */
   async loadFile(path: string, offset = 0, options?: StreamOption): Promise<void> {
     const native = nativeTensor(this);
-    if (typeof path !== "string") throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `path is ${describe(path)}, expected a string`);
+    if (typeof path !== "string")
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `path is ${describe(path)}, expected a string`);
     checkInteger("offset", offset, 0);
     this.#needContiguous("loadFile");
     await settle(this.#stream("loadFile", options).loadFile(native, path, offset));
@@ -220,14 +239,20 @@ export class Tensor implements Disposable {
     const stream = options?.stream ?? this.device.stream;
     const native = nativeStream(stream);
     if (stream.device !== this.device) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `stream belongs to another device than the tensor; ${where} on one of its own`);
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `stream belongs to another device than the tensor; ${where} on one of its own`,
+      );
     }
     return native;
   }
 
   #needContiguous(what: string): void {
     if (this.contiguous) return;
-    throw new KvasirError("ERR_KVASIR_SHAPE", `${what} on strides ${shapeText(this.strides)}, expected a contiguous tensor; copy it with cast first`);
+    throw new KvasirError(
+      "ERR_KVASIR_SHAPE",
+      `${what} on strides ${shapeText(this.strides)}, expected a contiguous tensor; copy it with cast first`,
+    );
   }
 }
 
@@ -235,12 +260,18 @@ export class Tensor implements Disposable {
 function streamBetween(target: Tensor, source: Tensor, options: StreamOption | undefined): ReturnType<typeof nativeStream> {
   checkOptions("copyFrom", options, ["stream"]);
   if (target.device.backend === "cuda" && source.device.backend === "cuda") {
-    throw new KvasirError("ERR_KVASIR_UNSUPPORTED", "source lives on another CUDA device; copy it through a tensor of a CPU device");
+    throw new KvasirError(
+      "ERR_KVASIR_UNSUPPORTED",
+      "source lives on another CUDA device; copy it through a tensor of a CPU device",
+    );
   }
   const able = source.device.backend === "cuda" ? source.device : target.device;
   const stream = options?.stream ?? able.stream;
   const native = nativeStream(stream);
   const isCpuPair = target.device.backend === source.device.backend && stream.device === source.device;
   if (stream.device === able || isCpuPair) return native;
-  throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `stream belongs to another device, expected one of ${able.backend}:${able.index}`);
+  throw new KvasirError(
+    "ERR_KVASIR_INVALID_ARGUMENT",
+    `stream belongs to another device, expected one of ${able.backend}:${able.index}`,
+  );
 }

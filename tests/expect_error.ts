@@ -21,6 +21,17 @@ export function expectError(code: ErrorCode, parts: readonly (string | RegExp)[]
   check(caught, code, parts);
 }
 
-export async function expectRejection(code: ErrorCode, parts: readonly (string | RegExp)[], pending: Promise<unknown>): Promise<void> {
-  check(await pending.then(() => undefined, (error: unknown) => error), code, parts);
+export async function expectRejection(
+  code: ErrorCode,
+  parts: readonly (string | RegExp)[],
+  pending: Promise<unknown>,
+): Promise<void> {
+  check(
+    await pending.then(
+      () => undefined,
+      (error: unknown) => error,
+    ),
+    code,
+    parts,
+  );
 }

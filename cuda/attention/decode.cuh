@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
         constexpr int kPassRows = 32 / Sw::kChunks;
         const int unit = first_unit + i * kWarps, stage = i % kStages;
         if (i % entries.kUnits == 0) entries.refill(p, source, unit, request.kv_len, lane);
-        const uint32_t to = stages_smem + stage * 2 * Shape::kHalfBytes + Sw::offset(lane / Sw::kChunks, lane % Sw::kChunks);
+        const uint32_t to = stages_smem + stage * 2 * Shape::kHalfBytes;
         const bool whole = (unit + 1) * kKeys <= request.kv_len && !(kExtra && p.page_len != nullptr);
 #pragma unroll
         for (int g = 0; g < Shape::kGroups; ++g) {
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
             const int row = lane / Sw::kChunks + pass * kPassRows;
             const int bytes = whole || row < filled ? 16 : 0;
             const int64_t at = bytes > 0 ? row : 0;
-            const uint32_t target = to + (g * kPageGroup + pass * kPassRows) * Sw::kRowBytes;
+            const uint32_t target = to + g * kPageGroup * Sw::kRowBytes + Sw::offset(row, lane % Sw::kChunks);
 #pragma unroll
             for (int segment = 0; segment < Sw::kSegments; ++segment) {
               cp_async_16(target + segment * kKeys * Sw::kRowBytes, k + at * k_step + segment * Sw::kRowBytes, bytes);

@@ -39,7 +39,7 @@ struct AttentionParams {
   float* part_lse;   // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
 
-  bool paged() const { return pages != nullptr; }
+  KVASIR_HD bool paged() const { return pages != nullptr; }
 };
 
 // What a kernel may count on: read off the device once.

@@ -11,155 +11,11 @@
 //   3. O / sum through the warp's own rows of the Q tile to global memory, or f32 partials when the keys are split over CTAs.
 // Tiles that need no mask take a path without compares; a warp skips a tile in which its rows see nothing.
 #pragma once
-#include <cstddef>
 #include <type_traits>
 
-#include "../common/swizzle.cuh"
-#include "tile_source.cuh"
+#include "prefill_load.cuh"
 
 namespace kvasir::cuda {
-
-template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
-struct PrefillShape {
-  static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
-  static constexpr int kCtasPerSm = kCtasPerSm_;
-  static constexpr int kThreads = kWarps * 32;
-  static constexpr int kWarpRows = kRows / kWarps, kRowTiles = kWarpRows / 16;
-  static constexpr int kGroups = kKeys / kPageGroup;
-  static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2));
-};
-
-// Bookkeeping of a CTA, in shared memory so that the main loop's registers stay with the fragments.
-template <class Shape, class Source>
-struct PrefillShared {
-  static constexpr int kRing = 4;  // tile j and the one being loaded are live; a power of two beyond that
-  Source source;
-  Request request;
-  int kv_head, split, row_begin, rows, tile_begin;  // what this CTA owns: head, split, packed rows; the tile it stops at
-  int scratch[Shape::kWarps + 2];
-  int row_position[Shape::kRows];
-  int ring_slot[kRing][Shape::kGroups];
-  int ring_start[kRing][Shape::kGroups];
-  int ring_fill[kRing][Shape::kGroups];
-  int key_position[Shape::kKeys];  // kExtra
-  float key_bias[Shape::kKeys];    // kExtra: log2(e) * log_weight, -inf where no key is
-};
-
-template <class Shape, class Source>
-constexpr int prefill_smem_bytes() {
-  return Swizzle<Shape::kHeadDim>::tile_bytes(Shape::kRows + 2 * Shape::kStages * Shape::kKeys) +
-         static_cast<int>(sizeof(PrefillShared<Shape, Source>));
-}
-
-// Starts the copy of one tile of K or V rows, [kKeys, head_dim], into shared memory. kCheck: keys past `kv_len` (and, kExtra, past their
-// page's fill) become zeros, so that garbage there never meets a zero probability.
-template <class Shape, class Source, bool kExtra, bool kIsV, bool kCheck>
-__device__ __forceinline__ void load_tile(const AttentionParams& p, const PrefillShared<Shape, Source>& s, uint32_t smem, int tile) {
-  using Sw = Swizzle<Shape::kHeadDim>;
-  constexpr int kPassRows = Shape::kThreads / Sw::kChunks, kPasses = Shape::kKeys / kPassRows;
-  static_assert(kPasses * kPassRows == Shape::kKeys);
-  const int column = threadIdx.x % Sw::kChunks, row0 = threadIdx.x / Sw::kChunks;
-  const uint32_t target = smem + Sw::offset(row0, column);
-  const int kv_len = s.request.kv_len;
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int row = row0 + pass * kPassRows, group = row / kPageGroup;
-    int key = tile * Shape::kKeys + row, bytes = 16, slot = 0;
-    if constexpr (Source::kPaged) slot = s.ring_slot[tile & 3][group];
-    if constexpr (kCheck) {
-      bool valid = key < kv_len;
-      if constexpr (kExtra && Source::kPaged) {
-        if (p.page_len != nullptr) {
-          const int in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;
-          valid = valid && in_page < s.ring_fill[tile & 3][group];
-        }
-      }
-      bytes = valid ? 16 : 0;
-      key = valid ? key : 0;
-    }
-    const char* source = (kIsV ? s.source.v_row(p, slot, key, Shape::kHeadDim * 2) : s.source.k_row(p, slot, key, Shape::kHeadDim * 2)) +
-                         column * 16;
-#pragma unroll
-    for (int segment = 0; segment < Sw::kSegments; ++segment) {
-      const uint32_t to = target + (segment * Shape::kKeys + pass * kPassRows) * Sw::kRowBytes;
-      if constexpr (kCheck) {
-        cp_async_16(to, source + segment * Sw::kRowBytes, bytes);
-      } else {
-        cp_async_16(to, source + segment * Sw::kRowBytes);
-      }
-    }
-  }
-}
-
-// Starts the copy of the table entries of a tile into the ring (threads 0 .. kGroups - 1). Entries past kv_len read as slot 0, unread.
-template <class Shape, class Source, bool kExtra>
-__device__ __forceinline__ void load_entries(const AttentionParams& p, PrefillShared<Shape, Source>& s, int tile) {
-  if constexpr (Source::kPaged) {
-    const int g = threadIdx.x;
-    if (g < Shape::kGroups && tile >= 0) {
-      const int key = tile * Shape::kKeys + g * kPageGroup;
-      const bool valid = key < s.request.kv_len;
-      const int entry = valid ? p.page_groups.div(key / kPageGroup) : 0;
-      cp_async_4(smem_address(&s.ring_slot[tile & 3][g]), s.source.slots + entry, valid ? 4 : 0);
-      if constexpr (kExtra) {
-        if (s.source.starts != nullptr) cp_async_4(smem_address(&s.ring_start[tile & 3][g]), s.source.starts + entry, valid ? 4 : 0);
-        if (s.source.fills != nullptr) cp_async_4(smem_address(&s.ring_fill[tile & 3][g]), s.source.fills + entry, valid ? 4 : 0);
-      }
-    }
-  }
-}
-
-// kExtra: position and bias of every key of the tile, and keys rotated in place. All threads; the caller's barriers surround it.
-template <typename T, class Shape, class Source>
-__device__ void prepare_keys(const AttentionParams& p, PrefillShared<Shape, Source>& s, char* k_tile, int tile, int kv_head) {
-  const auto position = [&](int row, int& in_page, int& fill) {
-    const int key = tile * Shape::kKeys + row;
-    in_page = 0;
-    fill = 1;
-    if constexpr (Source::kPaged) {
-      in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;
-      fill = p.page_len != nullptr ? s.ring_fill[tile & 3][row / kPageGroup] : p.page_size;
-      if (p.page_start != nullptr) return s.ring_start[tile & 3][row / kPageGroup] + in_page;
-    }
-    return key;
-  };
-  for (int row = threadIdx.x; row < Shape::kKeys; row += Shape::kThreads) {
-    const int key = tile * Shape::kKeys + row;
-    int in_page, fill;
-    const int at = position(row, in_page, fill);
-    const bool valid = key < s.request.kv_len && in_page < fill;
-    float bias = valid ? 0.f : -INFINITY;
-    if (valid && p.log_weight != nullptr) {
-      int64_t index = s.request.kv_begin + static_cast<int64_t>(key);
-      if constexpr (Source::kPaged) {
-        index = (s.request.kv_begin + static_cast<int64_t>(p.page_groups.div(key / kPageGroup))) * p.page_size + in_page;
-      }
-      bias = 1.4426950408889634f * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
-    }
-    s.key_position[row] = at;
-    s.key_bias[row] = bias;
-  }
-  if (p.k_inv_freq == nullptr) return;
-  using Sw = Swizzle<Shape::kHeadDim>;
-  const auto element = [&](int row, int d) {
-    const int chunk = d / 8;
-    return reinterpret_cast<T*>(k_tile + (chunk / Sw::kChunks) * Shape::kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks)) + d % 8;
-  };
-  const int pairs = p.rotary_pairs;
-  for (int i = threadIdx.x; i < Shape::kKeys * pairs; i += Shape::kThreads) {
-    const int row = i / pairs, pair = i - row * pairs;
-    int in_page, fill;
-    const int at = position(row, in_page, fill);
-    float sine, cosine;
-    sincosf(__fmul_rn(static_cast<float>(at), p.k_inv_freq[pair]), &sine, &cosine);
-    sine *= p.rope_scale;
-    cosine *= p.rope_scale;
-    T *a = element(row, pair), *b = element(row, pair + pairs);
-    const float x = to_float(*a), y = to_float(*b);
-    *a = from_float<T>(x * cosine - y * sine);
-    *b = from_float<T>(y * cosine + x * sine);
-  }
-}
 
 template <typename T, class Shape, class Source, bool kExtra>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_kernel(const __grid_constant__ AttentionParams p) {
@@ -264,125 +120,190 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
 #pragma unroll
     for (int j = 0; j < kD / 8; ++j) o[i][j][0] = o[i][j][1] = o[i][j][2] = o[i][j][3] = 0.f;
   }
-  const int warp_row = warp * Shape::kWarpRows;
+  const int warp_row = warp * Shape::kWarpRows, row8 = lane >> 2, pair = lane & 3;
   const uint32_t q_lane = smem_address(q_tile) + Sw::offset(warp_row + lane_row_a(lane), lane_chunk_a(lane));
   const uint32_t k_lane = k_smem + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
   const uint32_t v_lane = v_smem + Sw::offset(lane_row_a(lane), lane_chunk_a(lane));
   const float scale = kExtra ? 1.f : p.scale_log2;
+  uint32_t q[Shape::kQInRegisters ? kD / 16 : 1][kRowTiles][4];
+  if constexpr (Shape::kQInRegisters) {
+    cp_async_wait<0>();
+    __syncthreads();  // all threads: Q is visible
+#pragma unroll
+    for (int step = 0; step < kD / 16; ++step)
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) ldmatrix_x4(q[step][i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
+  }
 
-  // One tile; `between` runs after S = Q Kᵀ (single stage: V arrives, the next K starts).
-  const auto attend = [&](auto masked, int tile, auto between, bool visible) {
-    constexpr bool kMasked = decltype(masked)::value;
-    const uint32_t stage = Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0;
-    float score[kRowTiles][kKeys / 8][4];
-    if (visible) {
+  // A tile is worked off in kParts parts of kPartKeys keys. With two, the exponentials of one part are issued between the matrix products
+  // of the other: scores(0) | scores(1) + exponentials(0) | accumulate(0) + exponentials(1) | accumulate(1).
+  constexpr int kParts = Shape::kParts, kPartKeys = kKeys / kParts, kTiles8 = kPartKeys / 8;
+  float score[kParts][kRowTiles][kTiles8][4];
+  float offset[kRowTiles][2], alpha[kRowTiles][2], sum[kRowTiles][2];  // of the part between its maximum and its rescale
+  const auto no_work = [](int, int) {};
+
+  // score[part] = Q Kᵀ; `work(i, n)` fills the gaps.
+  const auto scores = [&](int part, uint32_t stage, auto work) {
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i)
+    for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
-        for (int j = 0; j < kKeys / 8; ++j) score[i][j][0] = score[i][j][1] = score[i][j][2] = score[i][j][3] = 0.f;
+      for (int j = 0; j < kTiles8; ++j) score[part][i][j][0] = score[part][i][j][1] = score[part][i][j][2] = score[part][i][j][3] = 0.f;
 #pragma unroll
-      for (int step = 0; step < kD / 16; ++step) {
-        uint32_t a[kRowTiles][4];
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t a[kRowTiles][4];
 #pragma unroll
-        for (int i = 0; i < kRowTiles; ++i) ldmatrix_x4(a[i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
+      for (int i = 0; i < kRowTiles; ++i) {
+        if constexpr (Shape::kQInRegisters) {
 #pragma unroll
-        for (int j = 0; j < kKeys / 16; ++j) {
-          uint32_t b[4];
-          ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + j * 16 * Sw::kRowBytes);
+          for (int e = 0; e < 4; ++e) a[i][e] = q[step][i][e];
+        } else {
+          ldmatrix_x4(a[i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
+        }
+      }
 #pragma unroll
-          for (int i = 0; i < kRowTiles; ++i) {
-            mma_16816<T>(score[i][2 * j], a[i], b[0], b[1]);
-            mma_16816<T>(score[i][2 * j + 1], a[i], b[2], b[3]);
+      for (int j = 0; j < kPartKeys / 16; ++j) {
+        uint32_t b[4];
+        ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + (part * kPartKeys + j * 16) * Sw::kRowBytes);
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          mma_16816<T>(score[part][i][2 * j], a[i], b[0], b[1]);
+          mma_16816<T>(score[part][i][2 * j + 1], a[i], b[2], b[3]);
+        }
+      }
+      work(step, kD / 16);
+    }
+  };
+  // What a row may not see becomes -inf; kExtra: cap and bias, and scores become base-2 logits.
+  const auto mask = [&](int part, int tile) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int position = s.row_position[warp_row + i * 16 + half * 8 + row8];
+        const int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
+#pragma unroll
+        for (int j = 0; j < kTiles8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = score[part][i][j][2 * half + e];
+            const int column = part * kPartKeys + j * 8 + pair * 2 + e;
+            if constexpr (kExtra) {
+              const int at = s.key_position[column];
+              const float bias = s.key_bias[column];
+              x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * 1.4426950408889634f : x * p.scale_log2;
+              x = bias > -INFINITY && at <= last && at >= first ? x + bias : -INFINITY;
+            } else {
+              const int key = tile * kKeys + column;
+              x = key < s.request.kv_len && key <= last && key >= first ? x : -INFINITY;
+            }
           }
         }
       }
     }
-    between();
-    if (!visible) return;
-
-    const int row8 = lane >> 2, pair = lane & 3;
+  };
+  // Running maximum of every row, and whether any row of the warp moved it.
+  const auto maximum = [&](int part, bool masked) {
+    bool grew = false;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      float alpha[2];
-      bool grew = false;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if constexpr (kMasked) {
-          const int position = s.row_position[warp_row + i * 16 + half * 8 + row8];
-          const int last = p.causal ? position : INT32_MAX;
-          const int first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
-#pragma unroll
-          for (int j = 0; j < kKeys / 8; ++j) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              float& x = score[i][j][2 * half + e];
-              const int column = j * 8 + pair * 2 + e;
-              if constexpr (kExtra) {
-                const int at = s.key_position[column];
-                const float bias = s.key_bias[column];
-                x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * 1.4426950408889634f : x * p.scale_log2;
-                x = bias > -INFINITY && at <= last && at >= first ? x + bias : -INFINITY;
-              } else {
-                const int key = tile * kKeys + column;
-                x = key < s.request.kv_len && key <= last && key >= first ? x : -INFINITY;
-              }
-            }
-          }
-        }
         float top = -INFINITY;
 #pragma unroll
-        for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(score[i][j][2 * half], score[i][j][2 * half + 1]));
+        for (int j = 0; j < kTiles8; ++j) top = fmaxf(top, fmaxf(score[part][i][j][2 * half], score[part][i][j][2 * half + 1]));
         top = quad_max(top);
         const float old = row_max[i][half];
         const bool moves = __fmul_rn(top - old, scale) > 8.f;  // false when both are -inf
         row_max[i][half] = moves ? top : old;
-        alpha[half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
+        alpha[i][half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
         grew |= moves;
-        float offset = __fmul_rn(row_max[i][half], scale);
-        if (kMasked && row_max[i][half] == -INFINITY) offset = 0.f;
-        float sum = 0.f;
-#pragma unroll
-        for (int j = 0; j < kKeys / 8; ++j) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& x = score[i][j][2 * half + e];
-            x = exp2_approx(__fmaf_rn(x, scale, -offset));
-            sum = __fadd_rn(sum, x);
-          }
-        }
-        row_sum[i][half] = __fmaf_rn(row_sum[i][half], alpha[half], sum);
-      }
-      if (__any_sync(0xffffffffu, grew)) {
-#pragma unroll
-        for (int j = 0; j < kD / 8; ++j) {
-          o[i][j][0] *= alpha[0];
-          o[i][j][1] *= alpha[0];
-          o[i][j][2] *= alpha[1];
-          o[i][j][3] *= alpha[1];
-        }
+        offset[i][half] = __fmul_rn(row_max[i][half], scale);
+        if (masked && row_max[i][half] == -INFINITY) offset[i][half] = 0.f;
+        sum[i][half] = 0.f;
       }
     }
+    return __any_sync(0xffffffffu, grew) != 0;
+  };
+  // Slice `slice` of `slices`: probabilities in place of scores.
+  const auto exponentials = [&](int part, int slice, int slices) {
 #pragma unroll
-    for (int j = 0; j < kKeys / 16; ++j) {
+    for (int x = 0; x < kRowTiles * kTiles8; ++x) {
+      if (x < slice * (kRowTiles * kTiles8) / slices || x >= (slice + 1) * (kRowTiles * kTiles8) / slices) continue;
+      const int i = x / kTiles8, j = x % kTiles8;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        score[part][i][j][e] = exp2_approx(__fmaf_rn(score[part][i][j][e], scale, -offset[i][e / 2]));
+        sum[i][e / 2] = __fadd_rn(sum[i][e / 2], score[part][i][j][e]);
+      }
+    }
+  };
+  const auto rescale = [&](bool grew) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+      row_sum[i][0] = __fmaf_rn(row_sum[i][0], alpha[i][0], sum[i][0]);
+      row_sum[i][1] = __fmaf_rn(row_sum[i][1], alpha[i][1], sum[i][1]);
+      if (!grew) continue;
+#pragma unroll
+      for (int j = 0; j < kD / 8; ++j) {
+        o[i][j][0] *= alpha[i][0];
+        o[i][j][1] *= alpha[i][0];
+        o[i][j][2] *= alpha[i][1];
+        o[i][j][3] *= alpha[i][1];
+      }
+    }
+  };
+  // O += P V; `work(i, n)` fills the gaps.
+  const auto accumulate = [&](int part, uint32_t stage, auto work) {
+#pragma unroll
+    for (int j = 0; j < kPartKeys / 16; ++j) {
       uint32_t a[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
-        a[i][0] = pack2<T>(score[i][2 * j][0], score[i][2 * j][1]);
-        a[i][1] = pack2<T>(score[i][2 * j][2], score[i][2 * j][3]);
-        a[i][2] = pack2<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
-        a[i][3] = pack2<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
+        a[i][0] = pack2<T>(score[part][i][2 * j][0], score[part][i][2 * j][1]);
+        a[i][1] = pack2<T>(score[part][i][2 * j][2], score[part][i][2 * j][3]);
+        a[i][2] = pack2<T>(score[part][i][2 * j + 1][0], score[part][i][2 * j + 1][1]);
+        a[i][3] = pack2<T>(score[part][i][2 * j + 1][2], score[part][i][2 * j + 1][3]);
       }
 #pragma unroll
       for (int step = 0; step < kD / 16; ++step) {
         uint32_t b[4];
-        ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + j * 16 * Sw::kRowBytes);
+        ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + (part * kPartKeys + j * 16) * Sw::kRowBytes);
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
           mma_16816<T>(o[i][2 * step], a[i], b[0], b[1]);
           mma_16816<T>(o[i][2 * step + 1], a[i], b[2], b[3]);
         }
+        work(j * (kD / 16) + step, kPartKeys / 16 * (kD / 16));
       }
     }
+  };
+  // One tile; `between` runs after the last product with K (single stage: V arrives, the next K starts).
+  const auto attend = [&](auto masked, int tile, auto between, bool visible) {
+    constexpr bool kMasked = decltype(masked)::value;
+    const uint32_t stage = Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0;
+    bool grew = false;
+    if (visible) {
+      scores(0, stage, no_work);
+      if constexpr (kParts == 2) {
+        if constexpr (kMasked) mask(0, tile);
+        grew = maximum(0, kMasked);
+        scores(1, stage, [&](int slice, int slices) { exponentials(0, slice, slices); });
+      }
+    }
+    between();
+    if (!visible) return;
+    if constexpr (kParts == 2) {
+      rescale(grew);
+      if constexpr (kMasked) mask(1, tile);
+      grew = maximum(1, kMasked);
+      accumulate(0, stage, [&](int slice, int slices) { exponentials(1, slice, slices); });
+    } else {
+      if constexpr (kMasked) mask(0, tile);
+      grew = maximum(0, kMasked);
+      exponentials(0, 0, 1);
+    }
+    rescale(grew);
+    accumulate(kParts - 1, stage, no_work);
   };
 
   for (int tile = tile_end - 1; tile >= s.tile_begin; --tile) {
@@ -432,7 +353,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   const int rows = s.rows, row_begin = s.row_begin, kv_head = s.kv_head;
   const bool split = is_split(p, s.request.qo_len);
   if (warp_row >= rows) return;
-  const int row8 = lane >> 2, pair = lane & 3;
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll

@@ -51,7 +51,7 @@ function examine(): Report {
   } catch (error) {
     if (!(error instanceof KvasirError)) throw error;
     report.layers.push({ layer: "addon", ok: false, detail: error.message });
-    report.advice = "Build the addon with `npm run build` (a C++20 compiler is enough), or install a release that has one for this platform.";
+    report.advice = "Build the addon with `npx kvasir build` (a C++20 compiler is enough), or install a release that has one for this platform.";
     return report;
   }
   report.layers.push({ layer: "addon", ok: true, detail: "loaded" });
@@ -98,7 +98,7 @@ function cudaLayers(report: Report, devices: number, reasons: readonly string[])
 }
 
 function advise(report: Report, cudaReasons: readonly string[]): string {
-  if (report.best === undefined) return "No backend is usable: rebuild with `npm run build` and look at its output.";
+  if (report.best === undefined) return "No backend is usable: rebuild with `npx kvasir build` and look at its output.";
   if (report.best === "cpu") return `Runs on the CPU. For a GPU: ${cudaReasons.at(-1) ?? "none was found"}.`.replace(/\.\.$/, ".");
   if (report.devices.some(({ backend, hasBlas }) => backend === "cuda" && !hasBlas)) {
     return "Runs on the GPU. Install libcublasLt (part of the CUDA toolkit) for faster matrix products.";

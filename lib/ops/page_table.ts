@@ -50,9 +50,12 @@ export function createPageTable(device: Device, options: PageTableOptions, strea
   checkPageSize(pageSize);
   checkInteger("numPages", numPages, 1, 2 ** 31 - 1);
   if (kvLens.length !== rows.length || rows.length === 0) {
-    throw new KvasirError("ERR_KVASIR_SHAPE", `kvLens has ${kvLens.length} rows, expected ${Math.max(1, rows.length)}, from rows`);
+    throw new KvasirError(
+      "ERR_KVASIR_SHAPE",
+      `kvLens has ${kvLens.length} rows, expected ${Math.max(1, rows.length)}, from rows`,
+    );
   }
-  rows.forEach((row, r) => checkRow(row, r, kvLens[r] as number, pageSize, numPages));
+  for (const [r, row] of rows.entries()) checkRow(row, r, kvLens[r] as number, pageSize, numPages);
   let count = 0;
   const firsts = rows.map((row) => {
     const first = count;
@@ -73,14 +76,20 @@ export function createPageTable(device: Device, options: PageTableOptions, strea
 
 function checkPageSize(pageSize: number): void {
   if (Number.isInteger(pageSize) && pageSize >= 16 && pageSize <= 256 && pageSize % 16 === 0) return;
-  throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `pageSize is ${describe(pageSize)}, expected a multiple of 16 from 16 to 256`);
+  throw new KvasirError(
+    "ERR_KVASIR_INVALID_ARGUMENT",
+    `pageSize is ${describe(pageSize)}, expected a multiple of 16 from 16 to 256`,
+  );
 }
 
 function checkRow(row: readonly number[], r: number, kvLen: number, pageSize: number, numPages: number): void {
   checkInteger(`kvLens[${r}]`, kvLen, 0, 2 ** 31 - 1);
   const needed = Math.ceil(kvLen / pageSize);
   if (row.length < needed) {
-    throw new KvasirError("ERR_KVASIR_SHAPE", `rows[${r}] has ${row.length} pages, expected at least ${needed} for kvLens[${r}] = ${kvLen}`);
+    throw new KvasirError(
+      "ERR_KVASIR_SHAPE",
+      `rows[${r}] has ${row.length} pages, expected at least ${needed} for kvLens[${r}] = ${kvLen}`,
+    );
   }
   row.forEach((page, e) => {
     if (Number.isInteger(page) && page >= 0 && page < numPages) return;
@@ -91,12 +100,21 @@ function checkRow(row: readonly number[], r: number, kvLen: number, pageSize: nu
   });
 }
 
-function entries(name: string, lists: readonly (readonly number[])[], rows: readonly (readonly number[])[], max: number): number[] {
-  if (lists.length !== rows.length) throw new KvasirError("ERR_KVASIR_SHAPE", `${name} has ${lists.length} rows, expected ${rows.length}, from rows`);
+function entries(
+  name: string,
+  lists: readonly (readonly number[])[],
+  rows: readonly (readonly number[])[],
+  max: number,
+): number[] {
+  if (lists.length !== rows.length)
+    throw new KvasirError("ERR_KVASIR_SHAPE", `${name} has ${lists.length} rows, expected ${rows.length}, from rows`);
   lists.forEach((list, r) => {
     const expected = (rows[r] as readonly number[]).length;
     if (list.length !== expected) {
-      throw new KvasirError("ERR_KVASIR_SHAPE", `${name}[${r}] has ${list.length} entries, expected ${expected}, from rows[${r}]`);
+      throw new KvasirError(
+        "ERR_KVASIR_SHAPE",
+        `${name}[${r}] has ${list.length} entries, expected ${expected}, from rows[${r}]`,
+      );
     }
     list.forEach((value, e) => {
       checkInteger(`${name}[${r}][${e}]`, value, 0, max);

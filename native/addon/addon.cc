@@ -13,11 +13,10 @@ constexpr int64_t kMostBytes = int64_t{1} << 53;
 
 template <napi_value (*body)(Call&)> napi_value function(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
-    void* data = nullptr;
     size_t count = Call::kMost;
-    Call call{env, bindings_of(env), 0, {}};
-    ok(env, napi_get_cb_info(env, info, &count, call.arguments, nullptr, &data));
-    call.count = count;
+    napi_value arguments[Call::kMost];
+    ok(env, napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr));
+    Call call{env, bindings_of(env), count, arguments};
     return body(call);
   });
 }
@@ -69,7 +68,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     ok(env, napi_set_instance_data(env, held.get(), drop, nullptr));
     held.release();
     ok(env, napi_add_env_cleanup_hook(env, tear_down, &bindings));
-    intern_field_names(bindings);
+    check_argument_sizes();
     define_device(bindings);
     define_stream(bindings);
     define_tensor(bindings);

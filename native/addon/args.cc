@@ -51,58 +51,32 @@ void read_scalar(Bindings& bindings, const Field& field, napi_value value, std::
 
 }  // namespace
 
-void intern_field_names(Bindings& bindings) {
-  const napi_env env = bindings.env;
-  napi_value all = nullptr;
-  ok(env, napi_create_array(env, &all));
-  uint32_t next = 0;
+void check_argument_sizes() {
   for (const Contract& contract : contracts()) {
-    if (contract.args_size > Arguments::kMostBytes || contract.fields.size() > INT32_MAX) throw Failure(kInternal, "An op's arguments are too large.");
-    bindings.first_field.push_back(next);
-    // The keys of an object are interned strings, which look up faster than fresh ones.
-    napi_value object = nullptr, keys = nullptr, undefined = nullptr;
-    ok(env, napi_create_object(env, &object));
-    ok(env, napi_get_undefined(env, &undefined));
     size_t tensors = 0;
-    for (const Field& field : contract.fields) {
-      ok(env, napi_set_named_property(env, object, field.name, undefined));
-      tensors += field.kind == FieldKind::tensor;
-    }
-    if (tensors > Arguments::kMostTensors) throw Failure(kInternal, "An op has too many tensors.");
-    ok(env, napi_get_property_names(env, object, &keys));
-    for (uint32_t i = 0; i < contract.fields.size(); ++i) {
-      napi_value key = nullptr;
-      ok(env, napi_get_element(env, keys, i, &key));
-      ok(env, napi_set_element(env, all, next++, key));
+    for (const Field& field : contract.fields) tensors += field.kind == FieldKind::tensor;
+    if (contract.args_size > Arguments::kMostBytes || contract.fields.size() > Arguments::kMostFields || tensors > Arguments::kMostTensors) {
+      throw Failure(kInternal, std::string("The contract of ") + contract.name + " exceeds the addon's limits.");
     }
   }
-  ok(env, napi_create_reference(env, all, 1, &bindings.field_names));
 }
 
-void read_arguments(Bindings& bindings, const Stream& stream, int op, napi_value object, Arguments& out) {
-  const napi_env env = bindings.env;
+void read_arguments(Call& call, size_t first, const Stream& stream, int op, Arguments& out) {
   const Contract& contract = contracts()[static_cast<size_t>(op)];
   std::memset(out.bytes, 0, contract.args_size);
   if (contract.defaults != nullptr) contract.defaults(out.bytes);
-  napi_valuetype type = napi_undefined;
-  if (napi_typeof(env, object, &type) != napi_ok || type != napi_object) {
-    throw Failure(kInvalidArgument, std::string("The arguments of ") + contract.name + " are " + in_words(env, object) + ", expected an object.");
-  }
-  napi_value names = nullptr;
-  ok(env, napi_get_reference_value(env, bindings.field_names, &names));
-  uint32_t index = bindings.first_field[static_cast<size_t>(op)];
+  const napi_value* value = call.arguments + first;
   for (const Field& field : contract.fields) {
-    napi_value name = nullptr, value = nullptr;
-    ok(env, napi_get_element(env, names, index++, &name));
-    ok(env, napi_get_property(env, object, name, &value));
-    ok(env, napi_typeof(env, value, &type));
+    napi_valuetype type = napi_undefined;
+    ok(call.env, napi_typeof(call.env, *value, &type));
     if (type == napi_undefined) {
       if (field.required) throw Failure(kInvalidArgument, std::string(contract.name) + " needs " + field.name + ", which is missing.");
     } else if (field.kind == FieldKind::tensor) {
-      read_tensor(bindings, stream, field, value, out);
+      read_tensor(call.bindings, stream, field, *value, out);
     } else {
-      read_scalar(bindings, field, value, out.bytes + field.offset);
+      read_scalar(call.bindings, field, *value, out.bytes + field.offset);
     }
+    ++value;
   }
   kvasir_error err;
   err.text[0] = '\0';

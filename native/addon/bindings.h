@@ -1,5 +1,5 @@
-// What the addon keeps per JavaScript environment (the main thread, or a worker thread): the constructors, the property names of every op,
-// the registry of wrapped objects, and the promises in flight.
+// What the addon keeps per JavaScript environment (the main thread, or a worker thread): the constructors, the registry of wrapped
+// objects, and the promises in flight.
 #pragma once
 #include <memory>
 #include <unordered_set>
@@ -31,8 +31,6 @@ struct Bindings : std::enable_shared_from_this<Bindings> {
   std::shared_ptr<Environment> native = std::make_shared<Environment>();
   Completions completions;
   napi_ref constructors[kKinds] = {};
-  napi_ref field_names = nullptr;      // one array of interned strings: those of all ops, one after another
-  std::vector<uint32_t> first_field;   // by op: its first index there
   std::unordered_set<Wrapped*> alive;  // so that a foreign object is told from one of ours
 };
 

@@ -1,7 +1,9 @@
 #include "device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "event.h"
 #include "failure.h"
@@ -16,13 +18,22 @@ namespace {
 class CloseJob : public Job {
  public:
   explicit CloseJob(std::shared_ptr<Device> device) : device_(std::move(device)) {}
-  Step step() override { return device_->try_close() ? Step::done : Step::waiting; }
+  Step step() override {
+    if (!device_->try_close()) return Step::waiting;
+    device_->environment().ending.fetch_sub(1);
+    return Step::done;
+  }
 
  private:
   std::shared_ptr<Device> device_;
 };
 
 }  // namespace
+
+void Environment::let_endings_catch_up() const {
+  constexpr int kMostEnding = 64, kMostNaps = 200;
+  for (int nap = 0; nap < kMostNaps && ending.load() > kMostEnding; ++nap) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
 
 void Environment::close() {
   const std::vector<std::weak_ptr<Device>> open = std::move(devices);
@@ -34,6 +45,7 @@ void Environment::close() {
 
 std::shared_ptr<Device> Device::open(std::shared_ptr<Environment> environment, const kvasir_backend* backend,
                                      const kvasir_device_options& options) {
+  environment->let_endings_catch_up();
   kvasir_error err{};
   kvasir_device* handle = nullptr;
   check(backend->device_open(&options, &handle, &err), err);
@@ -121,6 +133,7 @@ void Device::dispose() {
 
 void Device::close_soon() {
   disposed_.store(true, std::memory_order_release);
+  environment_->ending.fetch_add(1);
   environment_->background.submit(std::make_unique<CloseJob>(shared_from_this()));
 }
 

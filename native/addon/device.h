@@ -26,7 +26,10 @@ struct Environment {
   Background background;
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
+  std::atomic<int> ending{0};  // streams and devices that the background thread has still to end
 
+  // Holds a caller up that creates streams or devices faster than they can be ended, so that their threads do not pile up.
+  void let_endings_catch_up() const;
   // Disposes every device and returns when they are closed; called when the environment goes down.
   void close();
 };

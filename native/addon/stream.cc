@@ -20,6 +20,7 @@ class ReapJob : public Job {
     device_->backend()->stream_destroy(handle_);
     if (cell_->value() < number_) cell_->store(number_);
     device_->stream_closed();
+    device_->environment().ending.fetch_sub(1);
     return Step::done;
   }
 
@@ -35,6 +36,7 @@ class ReapJob : public Job {
 
 Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)), backend_(device_->backend()) {
   device_->check_usable();
+  device_->environment().let_endings_catch_up();
   fence_ = std::make_shared<Fence>();
   fence_->cell = device_->environment().flags.create();
   kvasir_error err{};
@@ -156,7 +158,7 @@ void Stream::write_flag(FlagCell& cell, uint64_t value, const uint64_t* base) {
 
 void Stream::wait_flag(FlagCell& cell, uint64_t value, const uint64_t* base) {
   begin();
-  if (!recording()) touch(cell);
+  // A wait needs no note of its use: should the cell change hands, its value has passed what is waited for.
   kvasir_error err{};
   check(backend_->flag_wait(handle_, cell.address(), value, base, &err), err);
 }
@@ -252,6 +254,7 @@ void Stream::dispose() {
   fence_->stream = nullptr;
   scratch_.reset();
   device_->remove(this);
+  device_->environment().ending.fetch_add(1);
   device_->environment().background.submit(std::make_unique<ReapJob>(device_, handle_, fence_->cell, number_));
   handle_ = nullptr;
 }

@@ -18,7 +18,7 @@ napi_value enqueue(StreamWrap& self, Call& call) {
   const int op = op_of(call);
   need_op(self.stream, op);
   Arguments arguments;
-  read_arguments(call.bindings, self.stream, op, call.arguments[1], arguments);
+  read_arguments(call, 1, self.stream, op, arguments);
   self.stream.run(op, arguments.bytes, arguments.used());
   return call.undefined();
 }
@@ -28,7 +28,7 @@ napi_value workspace_bytes(StreamWrap& self, Call& call) {
   const int op = op_of(call);
   need_op(self.stream, op);
   Arguments arguments;
-  read_arguments(call.bindings, self.stream, op, call.arguments[1], arguments);
+  read_arguments(call, 1, self.stream, op, arguments);
   return call.value(static_cast<double>(self.stream.workspace_bytes(op, arguments.bytes)));
 }
 
@@ -112,8 +112,9 @@ napi_value dispose_program(ProgramWrap& self, Call& call) {
 
 void define_stream(Bindings& b) {
   using S = StreamWrap;
+  constexpr size_t kValues = 1 + Arguments::kMostFields;  // the op, then one value for each field
   define_class(b, Kind::stream, "NativeStream",
-               {method_of<S, enqueue>("enqueue", b), method_of<S, workspace_bytes>("workspaceBytes", b), method_of<S, finished>("finished", b),
+               {method_of<S, enqueue, kValues>("enqueue", b), method_of<S, workspace_bytes, kValues>("workspaceBytes", b), method_of<S, finished>("finished", b),
                 method_of<S, record_event>("recordEvent", b), method_of<S, wait_event>("waitEvent", b),
                 method_of<S, begin_recording>("beginRecording", b), method_of<S, end_recording>("endRecording", b),
                 method_of<S, launch>("launch", b), method_of<S, write_tensor>("write", b), method_of<S, read_tensor>("read", b),

@@ -21,8 +21,8 @@ struct Call {
   static constexpr size_t kMost = 6;
   napi_env env;
   Bindings& bindings;
-  size_t count;
-  napi_value arguments[kMost];
+  size_t count;                 // given by the caller
+  const napi_value* arguments;  // at least kMost; undefined where fewer were given
 
   double number(size_t index, const char* name) const;
   int64_t integer(size_t index, const char* name, int64_t least, int64_t most) const;
@@ -58,24 +58,24 @@ template <class Body> napi_value at_the_edge(napi_env env, const Body& body) {
   return nullptr;
 }
 
-template <class T, napi_value (*body)(T&, Call&)> napi_value method(napi_env env, napi_callback_info info) {
+template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost> napi_value method(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
     void* data = nullptr;
     napi_value self = nullptr;
-    size_t count = Call::kMost;
-    napi_value arguments[Call::kMost];
+    size_t count = most;
+    napi_value arguments[most];
     ok(env, napi_get_cb_info(env, info, &count, arguments, &self, &data));
     Bindings& bindings = *static_cast<Bindings*>(data);
     Wrapped* wrapped = unwrap(bindings, self);
     if (wrapped == nullptr || wrapped->kind != T::kKind) throw Failure(kInvalidArgument, std::string("The receiver is not a ") + T::kName + ".");
-    Call call{env, bindings, count, {}};
-    for (size_t i = 0; i < Call::kMost; ++i) call.arguments[i] = arguments[i];
+    Call call{env, bindings, count, arguments};
     return body(static_cast<T&>(*wrapped), call);
   });
 }
 
-template <class T, napi_value (*body)(T&, Call&)> napi_property_descriptor method_of(const char* name, Bindings& bindings) {
-  return {name, nullptr, method<T, body>, nullptr, nullptr, nullptr, napi_default_method, &bindings};
+template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost>
+napi_property_descriptor method_of(const char* name, Bindings& bindings) {
+  return {name, nullptr, method<T, body, most>, nullptr, nullptr, nullptr, napi_default_method, &bindings};
 }
 template <class T, napi_value (*body)(T&, Call&)> napi_property_descriptor getter_of(const char* name, Bindings& bindings) {
   return {name, nullptr, nullptr, method<T, body>, nullptr, nullptr, napi_enumerable, &bindings};

@@ -31,8 +31,9 @@ kvasir_status check(const void* raw, kvasir_error* err) {
   m.dense("step", a.step, kOnlyI32, {&rows}).dense("active", a.active, kOnlyI32, {&rows});
   check_page_size(m, a.page_size);
   const std::pair<const char*, const kvasir_tensor*> tensors[] = {
-      {"kvLen", &a.kv_len},       {"positions", &a.positions},       {"slotMapping", &a.slot_mapping}, {"step", &a.step},
-      {"rowStart", &a.row_start}, {"pageIndices", &a.page_indices}, {"active", &a.active}};
+      {"kvLen", &a.kv_len}, {"positions", &a.positions}, {"slotMapping", &a.slot_mapping},
+      {"step", &a.step},    {"rowStart", &a.row_start},  {"pageIndices", &a.page_indices},
+      {"active", &a.active}};
   constexpr int kWritten = 4;  // the first four are written
   for (int i = 0; i < kWritten; ++i) {
     for (size_t j = static_cast<size_t>(i) + 1; j < std::size(tensors); ++j) {

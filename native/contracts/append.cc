@@ -38,7 +38,8 @@ kvasir_status check(const void* raw, kvasir_error* err) {
   if (m.ok()) check_head_dim(m, dim);
   m.rows("v", a.v, type, {&total, &kv_heads, &dim}).aligned_rows("v", a.v, 16);
   m.rows("q", a.q, type, {&total, &qo_heads, &dim}).aligned_rows("q", a.q, 16);
-  m.expect(!present(a.q) || present(a.inv_freq), "q was given without invFreq: it is there to be rotated; pass invFreq or leave q out");
+  m.expect(!present(a.q) || present(a.inv_freq),
+           "q was given without invFreq: it is there to be rotated; pass invFreq or leave q out");
   m.dense("positions", a.positions, kOnlyI32, {&total});
   m.dense("slotMapping", a.slot_mapping, kOnlyI32, {&total});
   check_page_size(m, a.page_size);

@@ -48,9 +48,11 @@ void defaults(void* raw) {
 
 void check_scalars(Match& m, const Args& a) {
   m.expect(std::isfinite(a.sm_scale) && a.sm_scale >= 0,
-           "smScale is %g, expected a finite number above 0, or leave it out for 1 / sqrt(head_dim)", static_cast<double>(a.sm_scale));
+           "smScale is %g, expected a finite number above 0, or leave it out for 1 / sqrt(head_dim)",
+           static_cast<double>(a.sm_scale));
   m.expect(std::isfinite(a.logits_soft_cap) && a.logits_soft_cap >= 0,
-           "logitsSoftCap is %g, expected a finite number above 0, or leave it out for no cap", static_cast<double>(a.logits_soft_cap));
+           "logitsSoftCap is %g, expected a finite number above 0, or leave it out for no cap",
+           static_cast<double>(a.logits_soft_cap));
   m.finite("kRopeScale", a.k_rope_scale);
   m.expect(a.window_left >= -1, "windowLeft is %d, expected 0 or more keys, or -1 for no window", a.window_left);
   m.expect(a.num_splits >= 0, "numSplits is %d, expected 1 or more, or 0 to let the backend choose", a.num_splits);
@@ -67,10 +69,13 @@ void check_ragged(Match& m, const Args& a, Dims& d, Type& type) {
       {"pageOffsets", &a.page_offsets}, {"rowStart", &a.row_start},   {"kvLen", &a.kv_len},
       {"pageIndices", &a.page_indices}, {"pageStart", &a.page_start}, {"pageLen", &a.page_len}};
   for (const auto& [name, tensor] : paged_only) {
-    m.expect(!present(*tensor), "%s belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v", name);
+    m.expect(!present(*tensor), "%s belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v",
+             name);
   }
-  m.expect(a.page_size == 0, "pageSize belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v");
-  m.expect(!a.per_head_rows, "perHeadRows belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v");
+  m.expect(a.page_size == 0,
+           "pageSize belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v");
+  m.expect(!a.per_head_rows,
+           "perHeadRows belongs to paged KV, but k and v were given; leave it out, or pass pages instead of k and v");
   m.rows("k", a.k, type, {&d.total_kv, &d.kv_heads, &d.head_dim}).aligned_rows("k", a.k, 16);
   m.rows("v", a.v, type, {&d.total_kv, &d.kv_heads, &d.head_dim}).aligned_rows("v", a.v, 16);
   if (present(a.log_weight) && a.log_weight.rank == 2) {
@@ -84,7 +89,8 @@ void check_paged(Match& m, const Args& a, Dims& d, Type& type) {
   const std::pair<const char*, const kvasir_tensor*> needed[] = {
       {"pageOffsets", &a.page_offsets}, {"rowStart", &a.row_start}, {"kvLen", &a.kv_len}, {"pageIndices", &a.page_indices}};
   for (const auto& [name, tensor] : needed) {
-    m.expect(present(*tensor), "%s is missing: paged KV needs pages, pageOffsets, rowStart, kvLen, pageIndices and pageSize", name);
+    m.expect(present(*tensor), "%s is missing: paged KV needs pages, pageOffsets, rowStart, kvLen, pageIndices and pageSize",
+             name);
   }
   m.expect(!present(a.kv_indptr), "kvIndptr belongs to ragged KV, but pages were given; lengths of paged KV are in kvLen");
   check_page_size(m, a.page_size);
@@ -109,7 +115,10 @@ void check_paged(Match& m, const Args& a, Dims& d, Type& type) {
 void check_requests(Match& m, const Args& a, const Dims& d) {
   if (!m.ok()) return;
   const int64_t batch = attention_batch(a);
-  const char* from = present(a.pages) ? "kvLen" : present(a.kv_indptr) ? "kvIndptr" : present(a.qo_indptr) ? "qoIndptr" : "qStart";
+  const char* from = present(a.pages)       ? "kvLen"
+                     : present(a.kv_indptr) ? "kvIndptr"
+                     : present(a.qo_indptr) ? "qoIndptr"
+                                            : "qStart";
   Dim bounds{"batch + 1", batch + 1, from}, requests{"batch", batch, from};
   m.expect(batch >= 1, "[SHAPE] %s describes %lld requests, expected at least 1", from, static_cast<long long>(batch));
   m.dense("kvIndptr", a.kv_indptr, kOnlyI32, {&bounds});
@@ -133,20 +142,23 @@ void check_aliasing(Match& m, const Args& a) {
   m.disjoint("lse", a.lse, "out", a.out);
 }
 
+// kMixed: q, the KV side and out may each have a dtype of their own (the reference rounds what is given in any of them).
+template <bool kMixed>
 kvasir_status check(const void* raw, kvasir_error* err) {
   const Args& a = *static_cast<const Args*>(raw);
   Match m(err);
   Dims d;
-  Type type{kComputeDtypes};
+  Type type{kComputeDtypes}, kv_own{kComputeDtypes}, out_own{kComputeDtypes};
+  Type &kv_type = kMixed ? kv_own : type, &out_type = kMixed ? out_own : type;
   const bool ragged = present(a.k) || present(a.v), paged = present(a.pages);
   m.expect(ragged || paged, "k and v are missing, and so are pages: pass k and v (ragged KV) or pages with its table (paged KV)");
   m.expect(!(ragged && paged), "%s and pages were both given; pass k and v (ragged KV) or pages with its table (paged KV)",
            present(a.k) ? "k" : "v");
   m.rows("q", a.q, type, {&d.total_q, &d.qo_heads, &d.head_dim}).aligned_rows("q", a.q, 16);
   if (m.ok()) check_head_dim(m, d.head_dim);
-  if (m.ok()) paged ? check_paged(m, a, d, type) : check_ragged(m, a, d, type);
+  if (m.ok()) paged ? check_paged(m, a, d, kv_type) : check_ragged(m, a, d, kv_type);
   if (m.ok()) check_heads(m, d.qo_heads, d.kv_heads);
-  m.rows("out", a.out, type, {&d.total_q, &d.qo_heads, &d.head_dim}).aligned_rows("out", a.out, 16);
+  m.rows("out", a.out, out_type, {&d.total_q, &d.qo_heads, &d.head_dim}).aligned_rows("out", a.out, 16);
   m.dense("lse", a.lse, kOnlyF32, {&d.total_q, &d.qo_heads});
   m.dense("sink", a.sink, kOnlyF32, {&d.qo_heads});
   if (m.ok()) check_inv_freq(m, "kInvFreq", a.k_inv_freq, d.head_dim);
@@ -158,7 +170,7 @@ kvasir_status check(const void* raw, kvasir_error* err) {
 
 }  // namespace
 
-constinit const Contract attention_contract{"attention", sizeof(Args), kFields, defaults, check};
-constinit const Contract attention_reference_contract{"attention_reference", sizeof(Args), kFields, defaults, check};
+constinit const Contract attention_contract{"attention", sizeof(Args), kFields, defaults, check<false>};
+constinit const Contract attention_reference_contract{"attention_reference", sizeof(Args), kFields, defaults, check<true>};
 
 }  // namespace kvasir

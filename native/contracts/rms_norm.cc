@@ -31,9 +31,12 @@ kvasir_status check(const void* raw, kvasir_error* err) {
   m.rows("weight", a.weight, type, {&hidden});
   m.rows("residual", a.residual, type, {&rows, &hidden});
   m.rows("out", a.out, type, {&rows, &hidden});
-  m.expect(std::isfinite(a.eps) && a.eps > 0, "eps is %g, expected a finite number above 0, such as 1e-5", static_cast<double>(a.eps));
+  m.expect(std::isfinite(a.eps) && a.eps > 0, "eps is %g, expected a finite number above 0, such as 1e-5",
+           static_cast<double>(a.eps));
   m.disjoint_or_same("out", a.out, "x", a.x).disjoint("out", a.out, "weight", a.weight);
-  m.disjoint("residual", a.residual, "x", a.x).disjoint("residual", a.residual, "out", a.out).disjoint("residual", a.residual, "weight", a.weight);
+  m.disjoint("residual", a.residual, "x", a.x)
+      .disjoint("residual", a.residual, "out", a.out)
+      .disjoint("residual", a.residual, "weight", a.weight);
   return m.status();
 }
 

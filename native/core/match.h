@@ -1,5 +1,6 @@
-// Checks arguments by name: a dimension is bound by the first tensor that shows it and expected of every later one, so that one line per
-// tensor says a whole op's shapes, and a mistake reads "v[head_dim] is 64, expected 128, from k". The first failure is kept.
+// Checks arguments by name: a dimension is bound by the first tensor that shows it and expected of every later one, so that one
+// line per tensor says a whole op's shapes, and a mistake reads "v[head_dim] is 64, expected 128, from k". The first failure is
+// kept.
 #pragma once
 #include <cmath>
 #include <cstdarg>
@@ -66,8 +67,8 @@ class Match {
   Match& dtype(const char* name, const kvasir_tensor& t, Type& type) {
     if (!ok() || !present(t)) return *this;
     if (type.value >= 0) {
-      return expect(type.value == t.dtype, "[DTYPE] %s is %s, expected %s, from %s", name, dtype_name(t.dtype), dtype_name(type.value),
-                    type.from);
+      return expect(type.value == t.dtype, "[DTYPE] %s is %s, expected %s, from %s", name, dtype_name(t.dtype),
+                    dtype_name(type.value), type.from);
     }
     if ((type.allowed & dtype_bit(t.dtype)) == 0) return wrong_dtype(name, t, type.allowed);
     type.value = t.dtype;
@@ -93,8 +94,9 @@ class Match {
     int64_t expected = 1;
     for (int i = t.rank - 1; i >= 0; --i) {
       if (t.shape[i] != 1 && t.stride[i] != expected) {
-        return expect(false, "[SHAPE] %s has stride %lld in dimension %d, expected %lld: it must be contiguous; copy it with cast first", name,
-                      as_ll(t.stride[i]), i, as_ll(expected));
+        return expect(false,
+                      "[SHAPE] %s has stride %lld in dimension %d, expected %lld: it must be contiguous; copy it with cast first",
+                      name, as_ll(t.stride[i]), i, as_ll(expected));
       }
       expected *= t.shape[i];
     }
@@ -104,7 +106,8 @@ class Match {
     if (!ok() || !present(t) || element_count(t) == 0) return *this;
     const int last = t.rank - 1;
     return expect(t.shape[last] == 1 || t.stride[last] == 1,
-                  "[SHAPE] %s has stride %lld in its last dimension, expected 1; copy it with cast first", name, as_ll(t.stride[last]));
+                  "[SHAPE] %s has stride %lld in its last dimension, expected 1; copy it with cast first", name,
+                  as_ll(t.stride[last]));
   }
   Match& aligned_rows(const char* name, const kvasir_tensor& t, int64_t bytes) {
     if (!ok() || !present(t) || element_count(t) == 0) return *this;
@@ -114,8 +117,8 @@ class Match {
            static_cast<int>(reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(bytes)), as_ll(bytes), as_ll(bytes));
     for (int i = 0; i + 1 < t.rank; ++i) {
       expect(t.shape[i] == 1 || t.stride[i] * element % bytes == 0,
-             "[SHAPE] %s has stride %lld elements of %s in dimension %d, expected a multiple of %lld bytes", name, as_ll(t.stride[i]),
-             dtype_name(t.dtype), i, as_ll(bytes));
+             "[SHAPE] %s has stride %lld elements of %s in dimension %d, expected a multiple of %lld bytes", name,
+             as_ll(t.stride[i]), dtype_name(t.dtype), i, as_ll(bytes));
     }
     return *this;
   }
@@ -126,8 +129,8 @@ class Match {
   }
   // The same, but `written` may be exactly `other` (in place).
   Match& disjoint_or_same(const char* written, const kvasir_tensor& w, const char* other, const kvasir_tensor& o) {
-    return expect(!overlap(w, o) || same_view(w, o), "%s overlaps %s in part; give it memory of its own or pass exactly %s to work in place",
-                  written, other, other);
+    return expect(!overlap(w, o) || same_view(w, o),
+                  "%s overlaps %s in part; give it memory of its own or pass exactly %s to work in place", written, other, other);
   }
 
   Match& finite(const char* name, float value) {
@@ -161,7 +164,8 @@ class Match {
     for (const Dim* dim : dims) {
       w += static_cast<size_t>(snprintf(want + w, sizeof want - w, "%s%s", w == 0 ? "" : ", ", dim->name));
     }
-    return expect(false, "[SHAPE] %s has shape [%s], expected %zu dimension%s [%s]", name, got, dims.size(), dims.size() == 1 ? "" : "s", want);
+    return expect(false, "[SHAPE] %s has shape [%s], expected %zu dimension%s [%s]", name, got, dims.size(),
+                  dims.size() == 1 ? "" : "s", want);
   }
   Match& wrong_dtype(const char* name, const kvasir_tensor& t, uint32_t allowed) {
     char want[96] = "";

@@ -77,34 +77,37 @@ struct Plan {
   AttentionTask* tasks;
   AttentionUnit* units;  // those in several parts
   int64_t num_tasks = 0, num_units = 0, num_parts = 0;
+  int64_t fold_every;
 
   Plan(const AttentionProblem& problem, const Layout& layout, int threads, void* workspace)
       : tasks(static_cast<AttentionTask*>(workspace)),
-        units(reinterpret_cast<AttentionUnit*>(static_cast<char*>(workspace) + layout.units_at)) {
+        units(reinterpret_cast<AttentionUnit*>(static_cast<char*>(workspace) + layout.units_at)),
+        fold_every(problem.args.batch_invariant ? kFixedSplit : 0) {
     const kvasir_attention_args& args = problem.args;
     int64_t total_keys = 0, count = 0;
     each_unit(problem, [&](const AttentionUnit&, int64_t begin, int64_t end) { total_keys += end - begin, ++count; });
     const int64_t even = std::max(kShortestSplit, ceil_div(total_keys, kTasksPerThread * threads));
     const bool fixed = args.batch_invariant != 0, few = threads > 1 && count < kTasksPerThread * threads;
     each_unit(problem, [&](AttentionUnit unit, int64_t begin, int64_t end) {
+      if (fixed) {  // fixed splits start at multiples of their length
+        add(unit, begin, end, begin / kFixedSplit * kFixedSplit, kFixedSplit, few ? layout.max_parts : 0);
+        return;
+      }
       int64_t split = end - begin;
-      if (fixed) {
-        if (few) split = kFixedSplit;
-      } else if (args.num_splits > 0) {
-        split = ceil_div(end - begin, args.num_splits);
+      if (args.num_splits > 0) {
+        split = ceil_div(split, args.num_splits);
       } else if (threads > 1 && split > even) {
         split = ceil_div(split, ceil_div(split, even));
       }
-      split = std::max<int64_t>(kKeyTile, ceil_div(split, kKeyTile) * kKeyTile);
-      add(unit, begin, end, split, fixed, layout.max_parts);
+      add(unit, begin, end, begin, std::max<int64_t>(kKeyTile, ceil_div(split, kKeyTile) * kKeyTile), layout.max_parts);
     });
   }
 
  private:
-  void add(AttentionUnit unit, int64_t begin, int64_t end, int64_t split, bool fixed, int64_t max_parts) {
-    const int64_t origin = fixed ? begin / split * split : begin;  // fixed splits start at multiples of their length
+  // Cuts keys [begin, end) of a unit at origin + i * split, unless that takes more parts than there is room for.
+  void add(AttentionUnit unit, int64_t begin, int64_t end, int64_t origin, int64_t split, int64_t max_parts) {
     const int64_t parts = ceil_div(end - origin, split);
-    AttentionTask task = {unit.request, unit.kv_head, unit.first_row, unit.rows, begin, end, fixed ? kFixedSplit : 0, -1};
+    AttentionTask task = {unit.request, unit.kv_head, unit.first_row, unit.rows, begin, end, fold_every, -1};
     if (parts <= 1 || num_parts + parts > max_parts) {
       tasks[num_tasks++] = task;
       return;

@@ -1,18 +1,32 @@
 // out = x · weightᵀ + bias: x [rows, in] T, weight [out, in] T, bias [out] T, out [rows, out] T or f32, T = f32, f16 or bf16, accumulated in
-// f32 and rounded once. A row's bits depend on that row and the weights alone, so batch_invariant costs nothing and is always so. f16 (and
-// bf16 without its dot product) are widened to f32 first; the bf16 dot product takes subnormals for zero. linear_kernel.h has the order of
+// f32 and rounded once. A row's bits depend on that row and the weights alone, so batch_invariant costs nothing and is always so. 16-bit
+// operands are widened to f32; where the bf16 dot product is used instead, it takes subnormals for zero. linear_kernel.h has the order of
 // summation and the blocking.
 #include "linear.h"
+
+#include <cstdlib>
 
 #include "simd_x86.h"
 
 namespace kvasir::cpu {
 namespace {
 
+#if KVASIR_SIMD_X86
+// The bf16 dot product does twice the work of a multiply-add. AMD cores issue it as often as one, so it doubles the rate; Intel cores up to
+// Emerald Rapids issue it a quarter as often, which is slower than widening. KVASIR_BF16_DOT=0|1 overrules, for tests.
+bool bf16_dot_pays() {
+  static const bool pays = [] {
+    const char* asked = std::getenv("KVASIR_BF16_DOT");
+    return asked != nullptr ? asked[0] == '1' : __builtin_cpu_is("amd") != 0;
+  }();
+  return pays;
+}
+#endif
+
 const LinearKernel& kernel_for([[maybe_unused]] Isa isa) {
 #if KVASIR_SIMD_X86
   switch (isa) {
-    case Isa::avx512_bf16: return kLinearAvx512Bf16;
+    case Isa::avx512_bf16: return bf16_dot_pays() ? kLinearAvx512Bf16 : kLinearAvx512;
     case Isa::avx512: return kLinearAvx512;
     case Isa::avx2: return kLinearAvx2;
     case Isa::portable: break;

@@ -3,7 +3,7 @@
 // alone, so a row's bits do not depend on the batch, on the blocks or on the threads; between K blocks the lanes rest in memory unrounded.
 //
 // 16-bit operands are widened to f32: of rows that fill at most one tile, on the way from the weights to the registers; else a block at a
-// time. With kBf16Dot, bf16 is multiplied as it is, in pairs. Sizes: a K block is 2 KB of f32, so that a group of row tiles (24 KB) and
+// time. With kHasBf16Dot, bf16 is multiplied as it is, in pairs. Sizes: a K block is 2 KB of f32, so that a group of row tiles (24 KB) and
 // the current 4 weight rows (8 KB) stay in the first-level cache, and a task's block of both and its sums in the second.
 #pragma once
 #include <algorithm>
@@ -15,11 +15,10 @@ namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
 constexpr int kTileRows = kLanes == 16 ? 6 : 3;  // 24 of 32 registers hold sums, or 12 of 16
 constexpr int kTileColumns = 4;
-constexpr int kGroupTiles = GT;
-constexpr int64_t kBlockRows = BR, kBlockColumns = BC;
+constexpr int kGroupTiles = 2;
+constexpr int64_t kBlockRows = 96, kBlockColumns = 64;
 constexpr int64_t kFewColumns = 32;  // of a task when one tile holds all rows
-constexpr int64_t kBlockK = BK;     // elements
-constexpr bool kPackX = PX, kPackW = PW, kPre = PRE;
+constexpr int64_t kBlockK = 512;     // elements
 
 typedef float Quad __attribute__((vector_size(16)));
 
@@ -52,7 +51,7 @@ KVASIR_INLINE Vec multiply_add(bf16_t, Vec a, Vec b, Vec sum) { return dot_bf16(
 
 // sums[m][n] += x row m · w[n] over `steps` steps of W; x is in factors already.
 template <int M, class F, class W>
-static inline void add_products(const F* x, int64_t x_stride, const W* const* w, int64_t steps, int64_t ahead, bool first, Vec* sums) {
+static inline void add_products(const F* x, int64_t x_stride, const W* const* w, int64_t steps, bool first, Vec* sums) {
   using Source = Factors<W, F>;
   constexpr int kParts = Source::kParts;
   constexpr int64_t kFactors = sizeof(Vec) / sizeof(F);  // of one vector
@@ -70,12 +69,6 @@ static inline void add_products(const F* x, int64_t x_stride, const W* const* w,
     Source::get(w1 + k, b1);
     Source::get(w2 + k, b2);
     Source::get(w3 + k, b3);
-    if constexpr (kPre) {
-      __builtin_prefetch(w0 + k + ahead);
-      __builtin_prefetch(w1 + k + ahead);
-      __builtin_prefetch(w2 + k + ahead);
-      __builtin_prefetch(w3 + k + ahead);
-    }
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
 #pragma GCC unroll 8
@@ -96,18 +89,18 @@ static inline void add_products(const F* x, int64_t x_stride, const W* const* w,
 }
 
 template <class F, class W>
-static inline void add_products(int rows, const F* x, int64_t x_stride, const W* const* w, int64_t steps, int64_t ahead, bool first, Vec* sums) {
+static inline void add_products(int rows, const F* x, int64_t x_stride, const W* const* w, int64_t steps, bool first, Vec* sums) {
   switch (rows) {
-    case 1: return add_products<1>(x, x_stride, w, steps, ahead, first, sums);
-    case 2: return add_products<2>(x, x_stride, w, steps, ahead, first, sums);
-    case 3: return add_products<3>(x, x_stride, w, steps, ahead, first, sums);
+    case 1: return add_products<1>(x, x_stride, w, steps, first, sums);
+    case 2: return add_products<2>(x, x_stride, w, steps, first, sums);
+    case 3: return add_products<3>(x, x_stride, w, steps, first, sums);
     default: break;
   }
   if constexpr (kTileRows > 3) {
     switch (rows) {
-      case 4: return add_products<4>(x, x_stride, w, steps, ahead, first, sums);
-      case 5: return add_products<5>(x, x_stride, w, steps, ahead, first, sums);
-      default: return add_products<6>(x, x_stride, w, steps, ahead, first, sums);
+      case 4: return add_products<4>(x, x_stride, w, steps, first, sums);
+      case 5: return add_products<5>(x, x_stride, w, steps, first, sums);
+      default: return add_products<6>(x, x_stride, w, steps, first, sums);
     }
   }
 }
@@ -210,7 +203,7 @@ static inline void multiply_few(const T* x, const T* w, const Extent& extent, co
   for (int64_t n = 0; n < extent.columns; n += kTileColumns) {
     const T* w_rows[kTileColumns];
     for (int64_t i = 0; i < kTileColumns; ++i) w_rows[i] = w + std::min(n + i, extent.columns - 1) * extent.w_stride;
-    add_products(rows, factors, stride, w_rows, whole, 0, true, scratch.sums);
+    add_products(rows, factors, stride, w_rows, whole, true, scratch.sums);
     if (rest != 0) {
       T padded[kTileColumns][Source::kStep] = {};
       const T* padded_rows[kTileColumns];
@@ -218,17 +211,17 @@ static inline void multiply_few(const T* x, const T* w, const Extent& extent, co
         memcpy(padded[i], w_rows[i] + whole * Source::kStep, static_cast<size_t>(rest) * sizeof(T));
         padded_rows[i] = padded[i];
       }
-      add_products(rows, factors + whole * Source::kParts * (sizeof(Vec) / sizeof(F)), stride, padded_rows, 1, 0, false, scratch.sums);
+      add_products(rows, factors + whole * Source::kParts * (sizeof(Vec) / sizeof(F)), stride, padded_rows, 1, false, scratch.sums);
     }
     add_tile(scratch, blocks, rows, 0, n, scratch.sums);
   }
 }
 
-// Rows [0, rows) of a K block as factors: where they lie, or packed.
+// Rows [0, rows) of a K block as factors: where they lie if they are factors already and make whole vectors, else packed.
 template <class F, class T>
-static inline const F* block_of(const T* from, int64_t stride, int64_t rows, int64_t count, bool pack, float* buffer, int64_t* out_stride) {
+static inline const F* block_of(const T* from, int64_t stride, int64_t rows, int64_t count, float* buffer, int64_t* out_stride) {
   if constexpr (std::is_same_v<T, F>) {
-    if (!pack && count % Factors<T, F>::kStep == 0) {
+    if (count % Factors<T, F>::kStep == 0) {
       *out_stride = stride;
       return from;
     }
@@ -247,8 +240,8 @@ static inline void multiply_many(const T* x, const T* w, const Extent& extent, c
     const int64_t count = std::min(kBlockK, extent.depth - begin);
     const int64_t padded = (count + Factors<T, F>::kStep - 1) / Factors<T, F>::kStep * Factors<T, F>::kStep;
     int64_t x_stride, w_stride;
-    const F* x_block = block_of<F>(x + begin, extent.x_stride, extent.rows, count, kPackX, scratch.x, &x_stride);
-    const F* w_block = block_of<F>(w + begin, extent.w_stride, extent.columns, count, kPackW, scratch.w, &w_stride);
+    const F* x_block = block_of<F>(x + begin, extent.x_stride, extent.rows, count, scratch.x, &x_stride);
+    const F* w_block = block_of<F>(w + begin, extent.w_stride, extent.columns, count, scratch.w, &w_stride);
     for (int64_t group = 0; group < extent.rows; group += kGroupTiles * kTileRows) {
       for (int64_t n = 0; n < extent.columns; n += kTileColumns) {
         const F* w_rows[kTileColumns];
@@ -256,7 +249,7 @@ static inline void multiply_many(const T* x, const T* w, const Extent& extent, c
         for (int64_t m = group; m < std::min(extent.rows, group + kGroupTiles * kTileRows); m += kTileRows) {
           const int rows = static_cast<int>(std::min<int64_t>(kTileRows, extent.rows - m));
           Vec* sums = scratch.sums + m * blocks.columns + n * kTileRows;
-          add_products(rows, x_block + m * x_stride, x_stride, w_rows, padded / kStep, m == group ? kTileColumns * w_stride : kTileRows*x_stride*XA, begin == 0, sums);
+          add_products(rows, x_block + m * x_stride, x_stride, w_rows, padded / kStep, begin == 0, sums);
           if (begin + kBlockK >= extent.depth) add_tile(scratch, blocks, rows, m, n, sums);
         }
       }

@@ -84,7 +84,10 @@ eachBackend((device) => {
       expect(program.length).toBe(2);
       expect(Array.from(await kvLen.read())).toEqual([0, 30]); // recorded, not run
       device.stream.launch(program);
-      expect([Array.from(await kvLen.read()), Array.from(await slotMapping.read())]).toEqual([[2, 32], [7 * 16 + 1, 4 * 16 + 15]]);
+      expect([Array.from(await kvLen.read()), Array.from(await slotMapping.read())]).toEqual([
+        [2, 32],
+        [7 * 16 + 1, 4 * 16 + 15],
+      ]);
       await kvLen.write([15, 0]);
       device.stream.launch(program);
       expect(Array.from(await kvLen.read())).toEqual([17, 2]);
@@ -112,7 +115,9 @@ eachBackend((device) => {
           throw new Error("from the body");
         }),
       ).toThrow("from the body");
-      expectError("ERR_KVASIR_INVALID_ARGUMENT", ["body returned a promise"], () => device.stream.program((async () => undefined) as () => void));
+      expectError("ERR_KVASIR_INVALID_ARGUMENT", ["body returned a promise"], () =>
+        device.stream.program((async () => undefined) as () => void),
+      );
       expectError("ERR_KVASIR_INVALID_ARGUMENT", ["records a program already"], () =>
         device.stream.program(() => device.stream.program(() => undefined)),
       );

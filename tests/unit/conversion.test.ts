@@ -34,7 +34,8 @@ function meaning(format: Format, bits: number): number {
 
 const arrayOf = (format: Format, values: number[]): Uint16Array | Uint8Array =>
   width(format) === 16 ? Uint16Array.from(values) : Uint8Array.from(values);
-const decode = (format: Format, bits: number[]): Float32Array => addon().decodeFloats(dtypes.indexOf(format.name), arrayOf(format, bits));
+const decode = (format: Format, bits: number[]): Float32Array =>
+  addon().decodeFloats(dtypes.indexOf(format.name), arrayOf(format, bits));
 const encode = (format: Format, values: number[]): number[] =>
   Array.from(addon().encodeFloats(dtypes.indexOf(format.name), Float32Array.from(values)));
 

@@ -26,7 +26,14 @@ describe("KvasirError", () => {
   });
 
   test("other errors, look-alikes and nothing are not KvasirErrors", () => {
-    for (const value of [new TypeError("x"), Object.assign(new Error("x"), { code: "ERR_KVASIR_SHAPE" }), null, undefined, "x", {}]) {
+    for (const value of [
+      new TypeError("x"),
+      Object.assign(new Error("x"), { code: "ERR_KVASIR_SHAPE" }),
+      null,
+      undefined,
+      "x",
+      {},
+    ]) {
       expect(value).not.toBeInstanceOf(KvasirError);
     }
   });

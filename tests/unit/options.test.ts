@@ -13,7 +13,9 @@ test.each([
   ["pagesize", "pageSize"],
 ])("%s is near %s", (typed, meant) => {
   expect(nearest(typed, known)).toBe(meant);
-  expectError("ERR_KVASIR_UNKNOWN_OPTION", ["attention", typed, `did you mean ${meant}?`], () => checkOptions("attention", { [typed]: 1 }, known));
+  expectError("ERR_KVASIR_UNKNOWN_OPTION", ["attention", typed, `did you mean ${meant}?`], () =>
+    checkOptions("attention", { [typed]: 1 }, known),
+  );
 });
 
 test("a name that is near none gets the list", () => {
@@ -31,7 +33,9 @@ test("known names, nothing and undefined values pass", () => {
 
 test("options that are no object are refused", () => {
   for (const options of [null, 3, "x", []]) {
-    expectError("ERR_KVASIR_INVALID_ARGUMENT", ["attention", "expected an object"], () => checkOptions("attention", options as object, known));
+    expectError("ERR_KVASIR_INVALID_ARGUMENT", ["attention", "expected an object"], () =>
+      checkOptions("attention", options as object, known),
+    );
   }
 });
 

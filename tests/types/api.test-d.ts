@@ -1,5 +1,5 @@
-/** What callers may and may not write, checked by the compiler; api.test.ts runs it. Nothing here is executed. */
-import { expectTypeOf } from "vitest";
+/** What callers may and may not write, checked by the compiler; nothing here is executed. */
+import { expectTypeOf, test } from "vitest";
 import {
   type BitArray,
   type DType,
@@ -19,7 +19,11 @@ import {
   sample,
 } from "../../lib/index.js";
 
-export async function api(device: Device, stream: Stream, tensor: Tensor): Promise<void> {
+declare const device: Device;
+declare const stream: Stream;
+declare const tensor: Tensor;
+
+test("the public types", async () => {
   expectTypeOf(openDevice).returns.toEqualTypeOf<Device>();
   expectTypeOf(openDevice("cuda:3", { threads: 4, memoryLimit: undefined })).toEqualTypeOf<Device>();
   // @ts-expect-error no such backend
@@ -41,7 +45,13 @@ export async function api(device: Device, stream: Stream, tensor: Tensor): Promi
   expectTypeOf(tensor.shape).toEqualTypeOf<readonly number[]>();
   expectTypeOf(await tensor.read()).toEqualTypeOf<BitArray>();
   expectTypeOf(await tensor.readFloats()).toEqualTypeOf<Float32Array>();
-  expectTypeOf(tensor.slice(0, 1).select(0).reshape([1]).view({ shape: [1] })).toEqualTypeOf<Tensor>();
+  expectTypeOf(
+    tensor
+      .slice(0, 1)
+      .select(0)
+      .reshape([1])
+      .view({ shape: [1] }),
+  ).toEqualTypeOf<Tensor>();
   expectTypeOf(tensor).toExtend<Disposable>();
   // @ts-expect-error shapes do not change
   tensor.shape = [1];
@@ -70,4 +80,4 @@ export async function api(device: Device, stream: Stream, tensor: Tensor): Promi
   expectTypeOf(error.code).toEqualTypeOf<ErrorCode>();
   // @ts-expect-error no such code
   new KvasirError("ERR_SHAPE", "x");
-}
+});

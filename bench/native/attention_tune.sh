@@ -1,0 +1,21 @@
+#!/bin/bash
+# Builds the driver on a GPU host, checks it, times it beside PyTorch, and runs the sanitizers on the small cases: attention_tune.sh FOLDER
+set -u
+out=${1:?folder for the results}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+build=/tmp/attention_tune
+make -s -j"$(nproc)" -f "$root/bench/native/Makefile" OUT=$build $build/attention_tune 2>&1 | tail -20
+python3 "$root/bench/peers/torch_sdpa.py" >"$out/peers.json" 2>"$out/peers.log" <<'SHAPES'
+[{"id": "d64 causal", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 32, "kvHeads": 32, "headDim": 64, "causal": true},
+ {"id": "d64 full", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 32, "kvHeads": 32, "headDim": 64, "causal": false},
+ {"id": "d128 causal", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 16, "kvHeads": 16, "headDim": 128, "causal": true},
+ {"id": "d128 full", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 16, "kvHeads": 16, "headDim": 128, "causal": false},
+ {"id": "d256 causal", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 8, "kvHeads": 8, "headDim": 256, "causal": true},
+ {"id": "decode B1 128k", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 1, "kvLen": 131072, "qoHeads": 32, "kvHeads": 8, "headDim": 128, "causal": false},
+ {"id": "decode B16 8k", "device": "cuda", "dtype": "bf16", "batch": 16, "qoLen": 1, "kvLen": 8192, "qoHeads": 32, "kvHeads": 8, "headDim": 128, "causal": false}]
+SHAPES
+$build/attention_tune check 2>&1 | tee "$out/check.log"
+$build/attention_tune tune "$out/tune.json" 2>&1 | tee "$out/tune.log"
+timeout 90 compute-sanitizer --tool memcheck $build/attention_tune check small 2>&1 | tail -5
+timeout 90 compute-sanitizer --tool racecheck $build/attention_tune check small 2>&1 | tail -5
+cat "$out/peers.json"
