@@ -26,7 +26,7 @@
           "cflags!": ["-O2"],
           "cflags_cc!": ["-std=gnu++14", "-std=gnu++17", "-std=gnu++20", "-fno-exceptions", "-fno-rtti"],
           "cflags": ["-O3", "-fvisibility=hidden"],
-          "cflags_cc": ["-std=c++20", "-fexceptions", "-frtti", "-Wall", "-Wextra", "-fno-math-errno", "-fno-trapping-math",
+          "cflags_cc": ["-std=c++20", "-fexceptions", "-frtti", "-Wall", "-Wextra", "-Wno-restrict", "-fno-math-errno", "-fno-trapping-math",
                         "-fvisibility-inlines-hidden"],
           "conditions": [
             ["OS=='linux'", {

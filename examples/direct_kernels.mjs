@@ -25,6 +25,9 @@ attention(device.stream, { q, k, v, out, lse, qoIndptr, kvIndptr, causal: true }
 
 console.log("out[0, 0, :4]", (await out.readFloats()).slice(0, 4));
 const logSumExp = await lse.readFloats();
-console.log("lse[:, 0]", logSumExp.filter((_, i) => i % numQoHeads === 0));
+console.log(
+  "lse[:, 0]",
+  logSumExp.filter((_, i) => i % numQoHeads === 0),
+);
 for (const tensor of [q, k, v, qoIndptr, kvIndptr, out, lse]) tensor.dispose();
 device.dispose();

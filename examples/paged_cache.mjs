@@ -7,8 +7,14 @@ const [numQoHeads, numKvHeads, headDim, pageSize, maxPages] = [8, 2, 64, 64, 32]
 const groups = [{ layers: [0], numKvHeads, headDim, dtype: "f32" }];
 const store = new DevicePageStore(device, stream, groups, pageSize, maxPages);
 const cache = new KvCache({ groups, pageSize, maxPages }, store);
-const integers = (values) => device.tensor("i32", [values.length], values);
-const random = (count, heads) => device.tensor("f32", [count, heads, headDim], Float32Array.from({ length: count * heads * headDim }, Math.random));
+const owned = [];
+const own = (tensor) => {
+  owned.push(tensor);
+  return tensor;
+};
+const integers = (values) => own(device.tensor("i32", [values.length], values));
+const random = (count, heads) =>
+  own(device.tensor("f32", [count, heads, headDim], Float32Array.from({ length: count * heads * headDim }, Math.random)));
 
 /** Puts `count` new tokens of random keys and values into the sequence and attends to everything in it. */
 function grow(sequence, count) {
@@ -18,10 +24,18 @@ function grow(sequence, count) {
   cache.slotMapping(0, sequence.row, start, count, slots, 0);
   cache.flush();
   const [q, k, v] = [random(count, numQoHeads), random(count, numKvHeads), random(count, numKvHeads)];
-  const out = device.empty("f32", [count, numQoHeads, headDim]);
+  const out = own(device.empty("f32", [count, numQoHeads, headDim]));
   const pages = store.pages(0);
   const pageOffsets = store.offsets(0, 0);
-  append(stream, { k, v, positions: integers(slots.map((_, i) => start + i)), slotMapping: integers(slots), pages, pageOffsets, pageSize });
+  append(stream, {
+    k,
+    v,
+    positions: integers(slots.map((_, i) => start + i)),
+    slotMapping: integers(slots),
+    pages,
+    pageOffsets,
+    pageSize,
+  });
   sequence.commit(count);
   const rowStart = integers([cache.groups[0].table.rowStart(sequence.row)]);
   const kvLen = integers([sequence.length]);
@@ -37,4 +51,6 @@ console.log("out[0, 0, :4]", (await out.readFloats()).slice(0, 4));
 const { usedBytes, bytesPerToken, groups: counted } = cache.stats();
 console.log({ tokens: sequence.length + fork.length, pages: counted[0].pages.active, usedBytes, bytesPerToken });
 cache.checkIntegrity();
+for (const tensor of owned) tensor.dispose();
+store.dispose();
 device.dispose();

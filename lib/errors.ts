@@ -89,10 +89,10 @@ export function fromNative(error: unknown): unknown {
   return new KvasirError(code as ErrorCode, error.message, error.cause === undefined ? undefined : { cause: error.cause });
 }
 
-/** The same for an asynchronous call. */
-export async function settle<T>(pending: Promise<T>): Promise<T> {
+/** The same for an asynchronous call, which may also throw at once. */
+export async function settle<T>(call: () => Promise<T>): Promise<T> {
   try {
-    return await pending;
+    return await call();
   } catch (error) {
     throw fromNative(error);
   }

@@ -57,7 +57,7 @@ export class Stream implements Disposable {
    * @throws ERR_KVASIR_DEVICE_LOST (rejection) with the first asynchronous fault; ERR_KVASIR_DISPOSED
    */
   async finished(): Promise<void> {
-    await settle(nativeStream(this).finished());
+    await settle(() => nativeStream(this).finished());
   }
 
   /** Marks this point of the stream in `event`; an earlier mark is forgotten. @throws ERR_KVASIR_DISPOSED */

@@ -135,13 +135,15 @@ export class Tensor implements Disposable {
     const native = nativeTensor(this);
     const stream = this.#stream("write", options);
     this.#needContiguous("write");
-    await settle(stream.write(native, bitsOf(this.dtype, this.size, data)));
+    const bits = bitsOf(this.dtype, this.size, data);
+    await settle(() => stream.write(native, bits));
   }
 
   /** All elements as bits, row-major, once the stream got here. @throws ERR_KVASIR_DISPOSED, ERR_KVASIR_DEVICE_LOST */
   async read(options?: StreamOption): Promise<BitArray> {
     const native = nativeTensor(this);
-    return bitsOver(this.dtype, await settle(this.#stream("read", options).read(native)));
+    const stream = this.#stream("read", options);
+    return bitsOver(this.dtype, await settle(() => stream.read(native)));
   }
 
   /** All elements as float32, converted natively. @throws ERR_KVASIR_DISPOSED, ERR_KVASIR_DEVICE_LOST */
@@ -207,7 +209,8 @@ export class Tensor implements Disposable {
       throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `path is ${describe(path)}, expected a string`);
     checkInteger("offset", offset, 0);
     this.#needContiguous("loadFile");
-    await settle(this.#stream("loadFile", options).loadFile(native, path, offset));
+    const stream = this.#stream("loadFile", options);
+    await settle(() => stream.loadFile(native, path, offset));
   }
 
   get disposed(): boolean {

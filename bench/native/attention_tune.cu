@@ -456,6 +456,14 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants) {
       check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, nullptr), "run");
     });
     report(work, "shipped", us, flops / us * 1e-6, "TFLOP/s");
+    for (int section : variants && causal ? std::vector<int>{1, 2, 4, 8, heads} : std::vector<int>{}) {
+      AttentionPlan forced = plan;
+      forced.params.heads_per_section = section;
+      char name[64];
+      std::snprintf(name, sizeof name, "shipped, sections of %d", section);
+      const double t = median_us(30, [&](int) { check(cuda::run_attention(forced, hw, space, nullptr), "run"); });
+      report(work, name, t, flops / t * 1e-6, "TFLOP/s");
+    }
     std::vector<uint16_t> expected(n), got(n);
     check(cudaMemcpy(expected.data(), out, n * 2, cudaMemcpyDeviceToHost), "read");
     for (const Variant& x : variants ? variants_of(d, false) : std::vector<Variant>{}) {

@@ -14,8 +14,12 @@ python3 "$root/bench/peers/torch_sdpa.py" >"$out/peers.json" 2>"$out/peers.log" 
  {"id": "decode B1 128k", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 1, "kvLen": 131072, "qoHeads": 32, "kvHeads": 8, "headDim": 128, "causal": false},
  {"id": "decode B16 8k", "device": "cuda", "dtype": "bf16", "batch": 16, "qoLen": 1, "kvLen": 8192, "qoHeads": 32, "kvHeads": 8, "headDim": 128, "causal": false}]
 SHAPES
-$build/attention_tune check 2>&1 | tee "$out/check.log"
-$build/attention_tune tune "$out/tune.json" 2>&1 | tee "$out/tune.log"
-timeout 90 compute-sanitizer --tool memcheck $build/attention_tune check small 2>&1 | tail -5
-timeout 90 compute-sanitizer --tool racecheck $build/attention_tune check small 2>&1 | tail -5
+$build/attention_tune check >"$out/check.log" 2>&1
+$build/attention_tune tune "$out/tune.json" >"$out/tune.log" 2>&1
+for tool in memcheck racecheck; do
+  timeout 120 compute-sanitizer --tool $tool $build/attention_tune check small >"$out/$tool.log" 2>&1
+  echo "$tool: $(tail -1 "$out/$tool.log")"
+done
 cat "$out/peers.json"
+grep -v ' [0-9]*, [0-9]*, ' "$out/tune.log"
+cat "$out/check.log"

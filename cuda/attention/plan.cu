@@ -148,7 +148,9 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     tile_keys = 256;  // a split shorter than that costs more than it balances
   }
 
-  const int64_t slots = static_cast<int64_t>(hardware.sm_count) * (hardware.smem_per_sm >= 160 * 1024 ? kCtasPerSm : 1);
+  // One decode CTA draws a multiprocessor's share of the bandwidth; a second one there would only add partials.
+  const bool paired = plan.kernel != AttentionKernel::decode && hardware.smem_per_sm >= 160 * 1024;
+  const int64_t slots = static_cast<int64_t>(hardware.sm_count) * (paired ? kCtasPerSm : 1);
   if (a.num_splits > 0) {
     p.num_splits = std::min(a.num_splits, 256);
   } else if (p.batch_invariant) {

@@ -39,7 +39,9 @@ template <class From, class To> __device__ __forceinline__ To convert(From x) {
 template <class From, class To, int kCount> __global__ void cast_kernel(const From* x, To* out, const Layout l, int64_t items) {
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; item < items; item += static_cast<int64_t>(gridDim.x) * kThreads) {
     int64_t rest = item * kCount, from = 0, to = 0;
-    for (int d = l.rank - 1; d > 0; --d) {
+#pragma unroll
+    for (int d = KVASIR_MAX_RANK - 1; d > 0; --d) {
+      if (d >= l.rank) continue;
       const int64_t above = rest / l.shape[d], at = rest - above * l.shape[d];
       from += at * l.x_stride[d];
       to += at * l.out_stride[d];

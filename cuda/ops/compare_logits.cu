@@ -10,7 +10,6 @@ namespace kvasir::cuda {
 
 namespace {
 
-// The two inputs may differ in dtype, so the second is read through a kernel of the first's walk.
 template <class R, class T>
 __global__ void __launch_bounds__(kLogitThreads)
     compare_logits_kernel(const LogitRows<R> reference, const LogitRows<T> logits, float* kl, int64_t kl_stride, int* agree, int64_t agree_stride) {
@@ -19,12 +18,13 @@ __global__ void __launch_bounds__(kLogitThreads)
   const uint64_t best_a = a_row.best(), best_b = b_row.best();
   const double max_a = logit_of(best_a), max_b = logit_of(best_b);
   double sum_a = 0, sum_b = 0, gap = 0;
-  a_row.each([&](float logit, int index) {
-    const double a = logit - max_a, b = as_float(b_row.data[index]) - max_b, ea = exp(a);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < a_row.vocab; i += kLogitThreads) {  // bound by the exponentials, not by its loads
+    const double a = as_float(a_row.data[i]) - max_a, b = as_float(b_row.data[i]) - max_b, ea = exp(a);
     sum_a += ea;
     sum_b += exp(b);
     if (ea != 0) gap += ea * (a - b);  // a token without mass adds nothing, and -inf - -inf is NaN
-  });
+  }
   sum_a = block_reduce(sum_a, 0.0, Sum{});
   sum_b = block_reduce(sum_b, 0.0, Sum{});
   gap = block_reduce(gap, 0.0, Sum{});

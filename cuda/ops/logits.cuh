@@ -16,7 +16,6 @@ template <class T> struct LogitRow {
   template <class Visit> __device__ __forceinline__ void each(const Visit& visit) const {
     constexpr int kCount = kVectorLength<T>;
     const int vectors = wide ? vocab / kCount : 0;
-#pragma unroll 2
     for (int i = threadIdx.x; i < vectors; i += kLogitThreads) {
       const auto v = Vector<T, kCount>::load(data + i * kCount);
 #pragma unroll

@@ -51,7 +51,7 @@ struct Goal {
   __device__ bool reached(unsigned long long w, unsigned int c) const {
     if (count > 0) return c >= count;
     const double value = static_cast<double>(w);
-    return strict ? value > weight : value >= weight;
+    return c > 0 && (strict ? value > weight : value >= weight);  // at least one token
   }
 };
 
@@ -164,7 +164,6 @@ template <class T> class Sampler {
 
   // Sets s_.found to the first part at whose end the goal is reached, and s_.before to what comes before it.
   __device__ void find(const Histogram& h, const Goal& goal, unsigned long long before, unsigned int before_count) {
-    if (threadIdx.x == 0) s_.found = -1;
     const unsigned long long own = h.weight[threadIdx.x];
     const unsigned int own_count = h.count[threadIdx.x];
     unsigned long long w = own;
@@ -172,14 +171,10 @@ template <class T> class Sampler {
     scan(w, c);
     w += before;
     c += before_count;
-    const bool here = goal.reached(w, c), earlier = goal.reached(w - own, c - own_count);
-    if (own_count > 0 && here && (!earlier || w == own)) {
-      // A goal of no weight is reached before the first token; the first part with tokens then stands for it.
-      if (!earlier || c == own_count) {
-        s_.found = static_cast<int>(threadIdx.x);
-        s_.before = w - own;
-        s_.before_count = c - own_count;
-      }
+    if (goal.reached(w, c) && !goal.reached(w - own, c - own_count)) {
+      s_.found = static_cast<int>(threadIdx.x);
+      s_.before = w - own;
+      s_.before_count = c - own_count;
     }
     __syncthreads();  // the one thread that found it has said so
   }
@@ -217,9 +212,8 @@ template <class T> class Sampler {
     c += before_count;
     const unsigned long long w0 = w - first - second, w1 = w - second;
     const unsigned int c0 = c - own_count, c1 = c0 + 1;
-    const bool leading = c0 == before_count;  // the first token of the range: a goal of no weight ends here
-    const bool at_first = i < members && goal.reached(w1, c1) && (leading || !goal.reached(w0, c0));
-    const bool at_second = !at_first && i + 1 < members && goal.reached(w, c) && !goal.reached(w1, c1);
+    const bool at_first = i < members && goal.reached(w1, c1) && !goal.reached(w0, c0);
+    const bool at_second = i + 1 < members && goal.reached(w, c) && !goal.reached(w1, c1);
     if (at_first || at_second) {
       s_.cut = s_.sorted[i + (at_first ? 0 : 1)];
       s_.scan[0] = at_first ? w1 : w;
@@ -231,7 +225,7 @@ template <class T> class Sampler {
     const uint64_t cut = s_.cut;
     __syncthreads();  // s_ may change again
     // Members counted from the start of the order; only those of this bucket stay in its count.
-    unsigned int earlier = static_cast<int>(threadIdx.x) < bucket_ ? s_.tokens.count[threadIdx.x] : 0u;
+    const unsigned int earlier = static_cast<int>(threadIdx.x) < bucket_ ? s_.tokens.count[threadIdx.x] : 0u;
     kept_in_bucket_ -= block_reduce(earlier, 0u, Sum{});
     return cut;
   }
@@ -268,19 +262,17 @@ template <class T> __global__ void __launch_bounds__(kThreads) sample_kernel(con
     Sampler<T> sampler(shared, row, token, temperature);
     unsigned long long kept = sampler.total();
     const int top_k = settings.top_k[r];
-    if (top_k > 0 && top_k < row.vocab) {
-      const uint64_t cut = sampler.reach({0, false, static_cast<unsigned int>(top_k)});
-      kept = sampler.reached_weight();
-      sampler.keep_until(cut, kept);
-    }
     const float top_p = settings.top_p[r];
-    if (top_p < 1) {
-      const uint64_t cut = sampler.reach({static_cast<double>(top_p) * static_cast<double>(kept), false, 0});
-      kept = sampler.reached_weight();
-      sampler.keep_until(cut, kept);
-    }
     const float u = philox_uniform(static_cast<uint32_t>(settings.seed[r]), static_cast<uint32_t>(settings.step[r]));
-    token = sampler.reach({static_cast<double>(u) * static_cast<double>(kept), true, 0});
+    for (int cut = 0; cut < 3; ++cut) {  // by top-k, by top-p, by the draw: one body, because it is long
+      if (cut == 0 && !(top_k > 0 && top_k < row.vocab)) continue;
+      if (cut == 1 && !(top_p < 1)) continue;
+      const Goal goal = {static_cast<double>(cut == 1 ? top_p : u) * static_cast<double>(kept), cut == 2, cut == 0 ? static_cast<unsigned int>(top_k) : 0u};
+      token = sampler.reach(goal);
+      if (cut == 2) break;
+      kept = sampler.reached_weight();
+      sampler.keep_until(token, kept);
+    }
   }
   if (threadIdx.x == 0) out[r * out_stride] = static_cast<int>(static_cast<uint32_t>(token));
 }

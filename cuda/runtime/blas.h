@@ -13,7 +13,7 @@ namespace kvasir::cuda {
 
 // out [rows, out_features] = x [rows, in_features] · weight [out_features, in_features]ᵀ + bias, row strides in elements.
 struct MatrixProduct {
-  const void *x, *weight, *bias;  // bias may be null; of out's dtype
+  const void *x, *weight, *bias;  // bias may be null; of dtype
   void* out;
   int64_t rows, in_features, out_features, x_stride, weight_stride, out_stride;
   int32_t dtype, out_dtype;

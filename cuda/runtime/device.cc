@@ -73,7 +73,7 @@ kvasir_status kvasir_device::open(const kvasir_device_options& options, kvasir_d
   limits.smem_per_cta = static_cast<int>(properties.sharedMemPerBlockOptin);
   limits.l2_bytes = properties.l2CacheSize;
   limits.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
-  snprintf(limits.name, sizeof limits.name, "%s", properties.name);
+  snprintf(limits.name, sizeof limits.name, "%.127s", properties.name);
 
   const kvasir_status status = device->check(kvasir::cuda::probe_code(), "the look for kernels of this device", err);
   if (status != KVASIR_OK) {

@@ -44,7 +44,8 @@ export function cacheStats(parts: readonly GroupParts[], lengths: Int32Array, pa
     peakPages: pool.peakUsed,
     poolBytes: store.poolBytes(index),
   }));
-  const sum = (value: (group: GroupStats, index: number) => number): number => groups.reduce((total, group, i) => total + value(group, i), 0);
+  const sum = (value: (group: GroupStats, index: number) => number): number =>
+    groups.reduce((total, group, i) => total + value(group, i), 0);
   const live = lengths.filter((length) => length >= 0);
   return {
     sequences: live.length,

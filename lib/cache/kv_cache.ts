@@ -55,7 +55,8 @@ export class KvCache {
 
   length(row: number): number {
     const length = this.#lengths[row];
-    if (length === undefined || length < 0) throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed; create or fork another");
+    if (length === undefined || length < 0)
+      throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed; create or fork another");
     return length;
   }
 
@@ -91,7 +92,10 @@ export class KvCache {
     const length = this.length(row) + tokens;
     const pages = this.#pagesFor(length);
     if (this.groups.some((group) => group.table.rowLength(row) < pages)) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `commit of ${tokens} tokens goes past what was reserved; reserve them first`);
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `commit of ${tokens} tokens goes past what was reserved; reserve them first`,
+      );
     }
     this.#lengths[row] = length;
   }
@@ -106,7 +110,10 @@ export class KvCache {
     for (const group of this.groups) {
       const visible = this.#windowEntry(group, length);
       if (visible < keep && group.table.page(row, visible) === releasedEntry) {
-        throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `truncate to ${length} tokens, but pages that its window needs were released; start again from a fork`);
+        throw new KvasirError(
+          "ERR_KVASIR_INVALID_ARGUMENT",
+          `truncate to ${length} tokens, but pages that its window needs were released; start again from a fork`,
+        );
       }
     }
     for (const { table, pool } of this.groups) {
@@ -201,7 +208,8 @@ export class KvCache {
         if (length < 0) return;
         found.push(...table.collect(row, references, occupied, (page) => pool.slot(page)));
         const entries = table.rowLength(row);
-        if (entries < this.#pagesFor(length)) found.push(`I9: row ${row} has ${length} tokens in ${entries} pages of ${this.pageSize}`);
+        if (entries < this.#pagesFor(length))
+          found.push(`I9: row ${row} has ${length} tokens in ${entries} pages of ${this.pageSize}`);
       });
       found.push(...pool.problems(references));
     }

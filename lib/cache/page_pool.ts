@@ -61,7 +61,16 @@ export class PagePool {
 
   /** Bytes of this bookkeeping. */
   get metadataBytes(): number {
-    const arrays = [this.#refs, this.#epochs, this.#states, this.#tiers, this.#formats, this.#slots, this.#freePages, this.#freeSlots];
+    const arrays = [
+      this.#refs,
+      this.#epochs,
+      this.#states,
+      this.#tiers,
+      this.#formats,
+      this.#slots,
+      this.#freePages,
+      this.#freeSlots,
+    ];
     return arrays.reduce((sum, array) => sum + array.byteLength, this.#counts.byteLength);
   }
 
@@ -75,7 +84,10 @@ export class PagePool {
     const page = this.#freePages[this.#numFreePages - 1];
     const slot = this.#freeSlots[this.#numFreeSlots - 1];
     if (page === undefined || slot === undefined) {
-      throw new KvasirError("ERR_KVASIR_OUT_OF_PAGES", `Need 1 page but 0 of ${this.numPages} are free; free a sequence, or raise maxPages`);
+      throw new KvasirError(
+        "ERR_KVASIR_OUT_OF_PAGES",
+        `Need 1 page but 0 of ${this.numPages} are free; free a sequence, or raise maxPages`,
+      );
     }
     this.#numFreePages--;
     this.#numFreeSlots--;
@@ -146,7 +158,8 @@ export class PagePool {
       counts[state] = (counts[state] as number) + 1;
       const refs = this.#refs[page] as number;
       if (refs !== references[page]) found.push(`I2: page ${page} counts ${refs} references, tables hold ${references[page]}`);
-      if ((state === FREE) !== (listed[page] === 1)) found.push(`I1: page ${page} is ${pageStates[state]} but its place in the free list says otherwise`);
+      if ((state === FREE) !== (listed[page] === 1))
+        found.push(`I1: page ${page} is ${pageStates[state]} but its place in the free list says otherwise`);
       if (state === FREE && refs !== 0) found.push(`I1: page ${page} is free with ${refs} references`);
       const slot = this.slot(page);
       if ((state === ACTIVE) !== (slot !== undefined)) found.push(`I1: page ${page} is ${pageStates[state]} with slot ${slot}`);
@@ -156,7 +169,8 @@ export class PagePool {
       if (users !== 1) found.push(`I4: slot ${slot} has ${users} owners, expected 1`);
     });
     counts.forEach((count, state) => {
-      if (count !== this.#counts[state]) found.push(`I1: ${this.#counts[state]} pages counted as ${pageStates[state]}, a recount gives ${count}`);
+      if (count !== this.#counts[state])
+        found.push(`I1: ${this.#counts[state]} pages counted as ${pageStates[state]}, a recount gives ${count}`);
     });
     return found;
   }

@@ -159,7 +159,8 @@ export class PageTable {
       const page = this.page(row, entry);
       if (page === releasedEntry) continue;
       references[page] = (references[page] as number) + 1;
-      if (slotOf(page) !== this.slot(row, entry)) found.push(`I9: row ${row} entry ${entry} says slot ${this.slot(row, entry)}, page ${page} is in ${slotOf(page)}`);
+      if (slotOf(page) !== this.slot(row, entry))
+        found.push(`I9: row ${row} entry ${entry} says slot ${this.slot(row, entry)}, page ${page} is in ${slotOf(page)}`);
     }
     return found;
   }

@@ -26,7 +26,10 @@ export function bundledModel(): string {
     if (existsSync(join(model, "config.json"))) return model;
     if (folder === dirname(folder)) break;
   }
-  throw new KvasirError("ERR_KVASIR_CORRUPT_FILE", "examples/model is not part of this installation; give a checkpoint with --model");
+  throw new KvasirError(
+    "ERR_KVASIR_CORRUPT_FILE",
+    "examples/model is not part of this installation; give a checkpoint with --model",
+  );
 }
 
 export function deviceKind(value: string | undefined): DeviceKind | undefined {
@@ -38,7 +41,13 @@ export function dtypeOption(value: string | undefined): Pick<ModelOptions, "dtyp
 }
 
 /** @throws ERR_KVASIR_INVALID_ARGUMENT */
-export function numberOption(name: string, value: string | undefined, fallback: number, min: number, max: number = Number.MAX_SAFE_INTEGER): number {
+export function numberOption(
+  name: string,
+  value: string | undefined,
+  fallback: number,
+  min: number,
+  max: number = Number.MAX_SAFE_INTEGER,
+): number {
   if (value === undefined) return fallback;
   const number = Number(value);
   if (value.trim() === "" || !Number.isFinite(number) || number < min || number > max) {
@@ -50,7 +59,8 @@ export function numberOption(name: string, value: string | undefined, fallback: 
 
 export function integerOption(name: string, value: string | undefined, fallback: number, min: number, max?: number): number {
   const number = numberOption(name, value, fallback, min, max);
-  if (!Number.isInteger(number)) throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `--${name} is ${value}, expected an integer`);
+  if (!Number.isInteger(number))
+    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `--${name} is ${value}, expected an integer`);
   return number;
 }
 

@@ -8,7 +8,7 @@ import { answerTokens, makeRecall, maxFacts, type RecallPlan, runRecall } from "
 const help = `usage: kvasir demo [options]
 
   --context N      tokens of text in a context; default 8192 on the CPU, 30720 on CUDA
-  --questions N    default 24 on the CPU, 112 on CUDA
+  --questions N    default 32 on the CPU, 112 on CUDA
   --contexts N     texts over which the questions are spread, at most ${maxFacts} each
   --mode LIST      cache modes by commas, or all: ${cacheModes.map(({ name }) => name).join(", ")}; default identity
   --seed S         of facts and places; default 1
@@ -48,7 +48,7 @@ export async function demo(args: readonly string[]): Promise<number> {
   const modes = selectModes(values.mode);
   using device = openDevice(deviceKind(values.device));
   const isGpu = device.backend === "cuda";
-  const questions = integerOption("questions", values.questions, isGpu ? 112 : 24, 1);
+  const questions = integerOption("questions", values.questions, isGpu ? 112 : 32, 1);
   const plan: RecallPlan = {
     contextTokens: integerOption("context", values.context, isGpu ? 30720 : 8192, 128),
     questions,
@@ -58,7 +58,9 @@ export async function demo(args: readonly string[]): Promise<number> {
   const { name } = device.describe();
   if (!values.json) {
     const times = plan.contexts === 1 ? "a context" : `${plan.contexts} contexts`;
-    process.stdout.write(`${times} of ${plan.contextTokens} tokens, ${questions} questions, each on a fork; ${device.backend}: ${name}\n`);
+    process.stdout.write(
+      `${times} of ${plan.contextTokens} tokens, ${questions} questions, each on a fork; ${device.backend}: ${name}\n`,
+    );
   }
   const results: ModeResult[] = [];
   for (const mode of modes) {
@@ -67,17 +69,27 @@ export async function demo(args: readonly string[]): Promise<number> {
     if (!values.json) process.stdout.write(describe(result));
   }
   if (values.json) {
-    process.stdout.write(`${JSON.stringify({ backend: device.backend, device: name, contextTokens: plan.contextTokens, modes: results })}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ backend: device.backend, device: name, contextTokens: plan.contextTokens, modes: results })}\n`,
+    );
   }
   return 0;
 }
 
-async function runMode(device: Device, directory: string, mode: CacheMode, plan: RecallPlan, dtype: ReturnType<typeof dtypeOption>): Promise<ModeResult> {
+async function runMode(
+  device: Device,
+  directory: string,
+  mode: CacheMode,
+  plan: RecallPlan,
+  dtype: ReturnType<typeof dtypeOption>,
+): Promise<ModeResult> {
   const cacheTokens = plan.contextTokens + Math.min(maxFacts, plan.questions) * forkTokens;
   using model = await loadModel(device, directory, { ...dtype, ...mode.options, cacheTokens });
   const contexts = makeRecall(model, bundledModel(), plan);
   const bar = new Progress(mode.name, plan.contexts * plan.contextTokens);
-  const score = await runRecall(model, contexts, { onPrefill: (context, tokens) => bar.update(context * plan.contextTokens + tokens) });
+  const score = await runRecall(model, contexts, {
+    onPrefill: (context, tokens) => bar.update(context * plan.contextTokens + tokens),
+  });
   bar.end();
   const { bytesPerToken, peakBytes } = model.cache.stats();
   return {

@@ -26,7 +26,10 @@ Exit code 0 if some backend is usable.
 `;
 
 export async function doctor(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({ args: [...args], options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } } });
+  const { values } = parseArgs({
+    args: [...args],
+    options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+  });
   if (values.help) {
     process.stdout.write(help);
     return 0;
@@ -51,13 +54,14 @@ function examine(): Report {
   } catch (error) {
     if (!(error instanceof KvasirError)) throw error;
     report.layers.push({ layer: "addon", ok: false, detail: error.message });
-    report.advice = "Build the addon with `npx kvasir build` (a C++20 compiler is enough), or install a release that has one for this platform.";
+    report.advice =
+      "Build the addon with `npx kvasir build` (a C++20 compiler is enough), or install a release that has one for this platform.";
     return report;
   }
   report.layers.push({ layer: "addon", ok: true, detail: "loaded" });
   cpuLayers(report, probes.cpu.devices > 0, probes.cpu.reasons);
   cudaLayers(report, probes.cuda.devices, probes.cuda.reasons);
-  report.best = probes.cuda.devices > 0 ? "cuda" : probes.cpu.devices > 0 ? "cpu" : undefined;
+  report.best = (["cuda", "cpu"] as const).find((wanted) => report.devices.some(({ backend }) => backend === wanted));
   report.advice = advise(report, probes.cuda.reasons);
   return report;
 }
@@ -81,25 +85,34 @@ function cudaLayers(report: Report, devices: number, reasons: readonly string[])
     return;
   }
   for (let index = 0; index < devices; index++) {
-    using device = openDevice(`cuda:${index}`);
-    const info = device.describe();
-    report.devices.push(info);
-    if (index === 0) {
-      const [driver, runtime] = [version(info.driverVersion), version(info.runtimeVersion)];
-      report.layers.push({ layer: "cuda library", ok: true, detail: `built with CUDA ${runtime}` });
-      report.layers.push({ layer: "cuda driver", ok: true, detail: `supports CUDA ${driver}` });
+    try {
+      cudaDevice(report, index);
+    } catch (error) {
+      if (!(error instanceof KvasirError)) throw error;
+      report.layers.push({ layer: `cuda:${index}`, ok: false, detail: error.message });
     }
-    const memory = device.memory();
-    const detail = `${info.name}, ${info.isa}, ${info.multiprocessors} SMs, ${gigabytes(memory.freeBytes)} of ${gigabytes(memory.totalBytes)} free`;
-    report.layers.push({ layer: `cuda:${index}`, ok: true, detail });
-    const blas = info.hasBlas ? "found" : "not found; the built-in matrix product is used, which is slower";
-    report.layers.push({ layer: "cuBLASLt", ok: info.hasBlas, detail: blas });
   }
+}
+
+function cudaDevice(report: Report, index: number): void {
+  using device = openDevice(`cuda:${index}`);
+  const info = device.describe();
+  report.devices.push(info);
+  if (index === 0) {
+    report.layers.push({ layer: "cuda library", ok: true, detail: `built with CUDA ${version(info.runtimeVersion)}` });
+    report.layers.push({ layer: "cuda driver", ok: true, detail: `supports CUDA ${version(info.driverVersion)}` });
+  }
+  const { freeBytes, totalBytes } = device.memory();
+  const detail = `${info.name}, ${info.isa}, ${info.multiprocessors} SMs, ${gigabytes(freeBytes)} of ${gigabytes(totalBytes)} free`;
+  report.layers.push({ layer: `cuda:${index}`, ok: true, detail });
+  const blas = info.hasBlas ? "found" : "not found; the built-in matrix product is used, which is slower";
+  report.layers.push({ layer: "cuBLASLt", ok: info.hasBlas, detail: blas });
 }
 
 function advise(report: Report, cudaReasons: readonly string[]): string {
   if (report.best === undefined) return "No backend is usable: rebuild with `npx kvasir build` and look at its output.";
-  if (report.best === "cpu") return `Runs on the CPU. For a GPU: ${cudaReasons.at(-1) ?? "none was found"}.`.replace(/\.\.$/, ".");
+  if (report.best === "cpu")
+    return `Runs on the CPU. For a GPU: ${cudaReasons.at(-1) ?? "none was found"}.`.replace(/\.\.$/, ".");
   if (report.devices.some(({ backend, hasBlas }) => backend === "cuda" && !hasBlas)) {
     return "Runs on the GPU. Install libcublasLt (part of the CUDA toolkit) for faster matrix products.";
   }

@@ -60,7 +60,9 @@ export async function evaluate(args: readonly string[]): Promise<number> {
   try {
     for (const mode of modes) {
       const result = await evaluateMode(device, directory, mode, plan, dtype, reference);
-      process.stdout.write(`${JSON.stringify({ backend: device.backend, model: basename(resolve(directory)), contextTokens: plan.contextTokens, ...result })}\n`);
+      process.stdout.write(
+        `${JSON.stringify({ backend: device.backend, model: basename(resolve(directory)), contextTokens: plan.contextTokens, ...result })}\n`,
+      );
     }
   } finally {
     reference.logits.dispose();
@@ -80,7 +82,12 @@ function textTokens(model: Model, plan: Plan): number[] {
 }
 
 /** All tokens in one go, through the identity cache. */
-async function referenceScore(device: Device, directory: string, plan: Plan, dtype: ReturnType<typeof dtypeOption>): Promise<TextScore> {
+async function referenceScore(
+  device: Device,
+  directory: string,
+  plan: Plan,
+  dtype: ReturnType<typeof dtypeOption>,
+): Promise<TextScore> {
   using model = await loadModel(device, directory, { ...dtype, cacheTokens: cacheTokens(plan) });
   using sequence = model.createSequence();
   const tokens = textTokens(model, plan);
@@ -146,7 +153,12 @@ async function evaluateMode(
     meanKl = mean(await kl.readFloats());
     agreement = mean((await agree.read()) as Int32Array);
   }
-  const contexts = makeRecall(model, bundledModel(), { contextTokens: plan.contextTokens, contexts: 1, questions: plan.questions, seed: plan.seed });
+  const contexts = makeRecall(model, bundledModel(), {
+    contextTokens: plan.contextTokens,
+    contexts: 1,
+    questions: plan.questions,
+    seed: plan.seed,
+  });
   const recall = await runRecall(model, contexts, { onPrefill: (_, done) => bar.update(plan.contextTokens + done) });
   bar.end();
   return {

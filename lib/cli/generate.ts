@@ -1,7 +1,17 @@
 /** `kvasir generate`: continues a text; the text streams to stdout as it is made. */
 import { parseArgs } from "node:util";
 import { loadModel, openDevice } from "../index.js";
-import { bundledModel, deviceKind, dtypeOption, integerOption, modelFlags, modelHelp, numberOption, Progress, secondsSince } from "./common.js";
+import {
+  bundledModel,
+  deviceKind,
+  dtypeOption,
+  integerOption,
+  modelFlags,
+  modelHelp,
+  numberOption,
+  Progress,
+  secondsSince,
+} from "./common.js";
 
 const help = `usage: kvasir generate [options] PROMPT      (PROMPT "-" is read from stdin)
 
@@ -51,7 +61,11 @@ export async function generateCommand(args: readonly string[]): Promise<number> 
   let made = 0;
   let started = performance.now();
   try {
-    for await (const token of model.generate(tokens, { ...options, signal: abort.signal, onPrefill: (done) => reading.update(done) })) {
+    for await (const token of model.generate(tokens, {
+      ...options,
+      signal: abort.signal,
+      onPrefill: (done) => reading.update(done),
+    })) {
       if (made === 0) {
         reading.end();
         started = performance.now();
@@ -66,7 +80,10 @@ export async function generateCommand(args: readonly string[]): Promise<number> 
     process.off("SIGINT", onInterrupt);
   }
   const tokensPerSecond = made > 1 ? (made - 1) / secondsSince(started) : 0;
-  if (values.json) process.stdout.write(`${JSON.stringify({ backend: device.backend, promptTokens: tokens.length, tokens: made, tokensPerSecond, text })}\n`);
+  if (values.json)
+    process.stdout.write(
+      `${JSON.stringify({ backend: device.backend, promptTokens: tokens.length, tokens: made, tokensPerSecond, text })}\n`,
+    );
   else process.stdout.write("\n");
   return abort.signal.aborted ? 130 : 0;
 }

@@ -9,7 +9,10 @@ interface Command {
 }
 
 const commands: Readonly<Record<string, Command>> = {
-  doctor: { summary: "what this machine offers, layer by layer, and what to do about the rest", load: async () => (await import("./doctor.js")).doctor },
+  doctor: {
+    summary: "what this machine offers, layer by layer, and what to do about the rest",
+    load: async () => (await import("./doctor.js")).doctor,
+  },
   build: { summary: "compile the native part on this machine", load: async () => (await import("./build.js")).build },
   generate: { summary: "continue a text with a model", load: async () => (await import("./generate.js")).generateCommand },
   demo: { summary: "the bundled model answers questions from a long text", load: async () => (await import("./demo.js")).demo },

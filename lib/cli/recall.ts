@@ -52,14 +52,24 @@ export function makeRecall(model: Model, directory: string, plan: RecallPlan): R
   return Array.from({ length: plan.contexts }, (_, i) => {
     const facts = Math.ceil((plan.questions - i) / plan.contexts);
     if (facts > maxFacts) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `${plan.questions} questions in ${plan.contexts} contexts, expected at most ${maxFacts} each; raise --contexts`);
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `${plan.questions} questions in ${plan.contexts} contexts, expected at most ${maxFacts} each; raise --contexts`,
+      );
     }
     const part = text.slice(i * stride, i * stride + plan.contextTokens * charactersPerToken);
     return makeContext(model, model.tokenizer.encode(part), words, facts, plan.contextTokens, random);
   });
 }
 
-function makeContext(model: Model, book: number[], words: string[], count: number, contextTokens: number, random: () => number): RecallContext {
+function makeContext(
+  model: Model,
+  book: number[],
+  words: string[],
+  count: number,
+  contextTokens: number,
+  random: () => number,
+): RecallContext {
   const { tokenizer, config } = model;
   const pick = (n: number): number => Math.floor(random() * n);
   const firstWords = new Set<string>();
@@ -69,13 +79,19 @@ function makeContext(model: Model, book: number[], words: string[], count: numbe
     const digits = Array.from({ length: answerDigits }, () => pick(10));
     return {
       planted: tokenizer.encode(`\nThe magic number of ${name} is ${digits.join(" ")}.\n`),
-      question: { tokens: tokenizer.encode(`\nQuestion: what is the magic number of ${name}? Answer: `), answer: digits.join("") },
+      question: {
+        tokens: tokenizer.encode(`\nQuestion: what is the magic number of ${name}? Answer: `),
+        answer: digits.join(""),
+      },
     };
   });
   const start = config.bosToken === undefined ? [] : [config.bosToken];
   const bodyTokens = contextTokens - start.length - facts.reduce((sum, { planted }) => sum + planted.length, 0);
   if (bodyTokens < 64 || book.length < bodyTokens) {
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `--context is ${contextTokens}, expected room for ${count} facts and no more than the book has`);
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      `--context is ${contextTokens}, expected room for ${count} facts and no more than the book has`,
+    );
   }
   const cuts = facts.map(() => pick(bodyTokens)).sort((a, b) => a - b);
   const tokens = start;
@@ -118,13 +134,18 @@ export async function runRecall(model: Model, contexts: readonly RecallContext[]
     using context = model.createSequence();
     const started = performance.now();
     const { signal } = hooks;
-    const logits = await model.prefill([{ sequence: context, tokens }], { signal, onProgress: (done) => hooks.onPrefill?.(index, done) });
+    const logits = await model.prefill([{ sequence: context, tokens }], {
+      signal,
+      onProgress: (done) => hooks.onPrefill?.(index, done),
+    });
     logits.dispose();
     score.prefillTokens += tokens.length;
     score.prefillSeconds += (performance.now() - started) / 1000;
     const forks = questions.map(() => context.fork());
     try {
-      using first = await model.prefill(questions.map((question, i) => ({ sequence: forks[i] as Sequence, tokens: question.tokens })));
+      using first = await model.prefill(
+        questions.map((question, i) => ({ sequence: forks[i] as Sequence, tokens: question.tokens })),
+      );
       const answers = await answer(model, forks, first, score);
       questions.forEach((question, i) => {
         count(score, question.answer, answers[i] ?? "");

@@ -34,7 +34,9 @@ export async function readConfig(directory: string): Promise<ModelConfig> {
   try {
     text = await readFile(path, "utf8");
   } catch (error) {
-    throw new KvasirError("ERR_KVASIR_CORRUPT_FILE", `${path} cannot be read; give the folder of a Hugging Face checkpoint`, { cause: error });
+    throw new KvasirError("ERR_KVASIR_CORRUPT_FILE", `${path} cannot be read; give the folder of a Hugging Face checkpoint`, {
+      cause: error,
+    });
   }
   return parseConfig(parseJson(path, text), path);
 }
@@ -66,7 +68,8 @@ export function parseConfig(json: Json, path: string): ModelConfig {
   }
   const activation = json.hidden_act ?? "silu";
   if (activation !== "silu") throw unsupported(`hidden_act ${JSON.stringify(activation)} is not supported; supported: "silu"`);
-  if (json.quantization_config !== undefined) throw unsupported("quantized weights are not supported; use a f32, f16 or bf16 checkpoint");
+  if (json.quantization_config !== undefined)
+    throw unsupported("quantized weights are not supported; use a f32, f16 or bf16 checkpoint");
 
   const hiddenSize = positive("hidden_size");
   const numQoHeads = positive("num_attention_heads");
@@ -77,7 +80,8 @@ export function parseConfig(json: Json, path: string): ModelConfig {
   }
   const maxPositions = positive("max_position_embeddings", 2048);
   const eps = json.rms_norm_eps ?? 1e-6;
-  if (typeof eps !== "number" || !(eps > 0)) throw unsupported(`rms_norm_eps is ${JSON.stringify(eps)}, expected a number above 0`);
+  if (typeof eps !== "number" || !(eps > 0))
+    throw unsupported(`rms_norm_eps is ${JSON.stringify(eps)}, expected a number above 0`);
   const eos = json.eos_token_id;
   return {
     architecture,

@@ -21,16 +21,28 @@ export class DecodeBatch implements Disposable {
   readonly #rowStart: Int32Array[];
   #disposed = false;
 
-  constructor(transformer: Transformer, stream: Stream, programs: DecodePrograms, sequences: readonly Sequence[], sampling: readonly Sampling[]) {
+  constructor(
+    transformer: Transformer,
+    stream: Stream,
+    programs: DecodePrograms,
+    sequences: readonly Sequence[],
+    sampling: readonly Sampling[],
+  ) {
     if (sampling.length !== sequences.length) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `sampling has ${sampling.length} entries, expected ${sequences.length}, one per sequence`);
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `sampling has ${sampling.length} entries, expected ${sequences.length}, one per sequence`,
+      );
     }
     sampling.forEach(checkSampling);
     this.sequences = sequences;
     this.#transformer = transformer;
     this.#stream = stream;
     this.#programs = programs;
-    const program = programs.take(sequences.length, sampling.every(({ temperature = 0 }) => temperature === 0));
+    const program = programs.take(
+      sequences.length,
+      sampling.every(({ temperature = 0 }) => temperature === 0),
+    );
     this.#program = program;
     this.#active = new Int32Array(program.rows).fill(1, 0, sequences.length);
     this.#rowStart = program.rowStart.map(() => new Int32Array(program.rows).fill(-1, 0, sequences.length));

@@ -112,12 +112,25 @@ export class DecodeProgram {
     const { cache, store } = this.#transformer.parts;
     const stream = this.#stream;
     const groups: StepInputs["groups"] = cache.groups.map((_, group) => {
-      const [kvLen, rowStart, slotMapping] = [this.kvLen[group], this.rowStart[group], this.#slotMapping[group]] as [Tensor, Tensor, Tensor];
+      const [kvLen, rowStart, slotMapping] = [this.kvLen[group], this.rowStart[group], this.#slotMapping[group]] as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
       const pageIndices = store.pageIndices(group);
       const { pageSize } = cache;
       // The draw's counter rises once a step, with the first group.
       const counter = group === 0 ? { step: this.step } : {};
-      advance(stream, { kvLen, rowStart, pageIndices, positions: this.#positions, slotMapping, active: this.active, pageSize, ...counter });
+      advance(stream, {
+        kvLen,
+        rowStart,
+        pageIndices,
+        positions: this.#positions,
+        slotMapping,
+        active: this.active,
+        pageSize,
+        ...counter,
+      });
       return { kvLen, rowStart, slotMapping };
     });
     const hidden = this.#transformer.forward(stream, this.rows, { ids: this.ids, positions: this.#positions, groups });
@@ -127,7 +140,17 @@ export class DecodeProgram {
 
   dispose(): void {
     this.#program?.dispose();
-    const owned = [this.ids, this.active, this.step, this.#positions, this.#temperature, this.#topK, this.#topP, this.#seed, this.#logits];
+    const owned = [
+      this.ids,
+      this.active,
+      this.step,
+      this.#positions,
+      this.#temperature,
+      this.#topK,
+      this.#topP,
+      this.#seed,
+      this.#logits,
+    ];
     for (const tensor of [...owned, ...this.kvLen, ...this.rowStart, ...this.#slotMapping]) tensor.dispose();
   }
 
@@ -145,7 +168,8 @@ export class DecodeProgram {
 export function checkSampling({ temperature = 0, topK = 0, topP = 1, seed = 0 }: Sampling): void {
   const wrong = (name: string, value: number, expected: string): KvasirError =>
     new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `${name} is ${value}, expected ${expected}`);
-  if (!(temperature >= 0 && Number.isFinite(temperature))) throw wrong("temperature", temperature, "a finite number of at least 0");
+  if (!(temperature >= 0 && Number.isFinite(temperature)))
+    throw wrong("temperature", temperature, "a finite number of at least 0");
   if (!Number.isInteger(topK) || topK < 0) throw wrong("topK", topK, "an integer of at least 0");
   if (!(topP > 0 && topP <= 1)) throw wrong("topP", topP, "a number above 0 and at most 1");
   if (!Number.isInteger(seed) || Math.abs(seed) > 0x7fffffff) throw wrong("seed", seed, "a 32-bit integer");

@@ -28,8 +28,22 @@ export interface GeneratedToken {
  * tokens, the last of them possibly left out.
  * @throws ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_UNKNOWN_OPTION, or the signal's reason.
  */
-export async function* generate(model: Model, prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GeneratedToken> {
-  checkOptions("generate", options, ["maxTokens", "stopTokens", "sequence", "signal", "onPrefill", "temperature", "topK", "topP", "seed"]);
+export async function* generate(
+  model: Model,
+  prompt: string | readonly number[],
+  options: GenerateOptions = {},
+): AsyncGenerator<GeneratedToken> {
+  checkOptions("generate", options, [
+    "maxTokens",
+    "stopTokens",
+    "sequence",
+    "signal",
+    "onPrefill",
+    "temperature",
+    "topK",
+    "topP",
+    "seed",
+  ]);
   const { signal, onPrefill: onProgress } = options;
   const maxTokens = checkInteger("maxTokens", options.maxTokens ?? 256, 1);
   const stops = new Set(options.stopTokens ?? model.config.eosTokens);

@@ -72,7 +72,8 @@ export async function loadModel(device: Device, directory: string, options: Mode
   const tokenizer = await readTokenizer(directory);
   const checkpoint = await openCheckpoint(directory);
   const dtype = options.dtype ?? (device.backend === "cuda" ? "bf16" : "f32");
-  if (!["f32", "f16", "bf16"].includes(dtype)) throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
+  if (!["f32", "f16", "bf16"].includes(dtype))
+    throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
   const weights = await loadWeights(device, device.stream, checkpoint, config, dtype, options.onProgress);
   try {
     return new Model(device, config, tokenizer, weights, dtype, options);

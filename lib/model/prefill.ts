@@ -82,7 +82,10 @@ function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i] as number;
     if (!Number.isInteger(token) || token < 0 || token >= vocab) {
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `tokens[${i}] is ${token}, expected an integer from 0 to ${vocab - 1}`);
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `tokens[${i}] is ${token}, expected an integer from 0 to ${vocab - 1}`,
+      );
     }
   }
 }
@@ -179,7 +182,11 @@ function passInputs(
     ids: upload(ids),
     positions: upload(positions),
     qoIndptr: upload(qoIndptr),
-    groups: tables.map(({ slotMapping, rowStart }) => ({ slotMapping: upload(slotMapping), rowStart: upload(rowStart), kvLen: lengths })),
+    groups: tables.map(({ slotMapping, rowStart }) => ({
+      slotMapping: upload(slotMapping),
+      rowStart: upload(rowStart),
+      kvLen: lengths,
+    })),
   };
   return { inputs, owned };
 }

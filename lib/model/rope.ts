@@ -43,7 +43,8 @@ export function readRope(
   unsupported: (what: string) => KvasirError,
 ): RopeConfig {
   const given = json.rope_parameters ?? json.rope_scaling ?? {};
-  if (typeof given !== "object" || given === null) throw unsupported(`rope_scaling is ${JSON.stringify(given)}, expected an object`);
+  if (typeof given !== "object" || given === null)
+    throw unsupported(`rope_scaling is ${JSON.stringify(given)}, expected an object`);
   const scaling = given as Record<string, unknown>;
   const type = scaling.rope_type ?? scaling.type ?? "default";
   if (typeof type !== "string" || !types.includes(type)) {
@@ -58,8 +59,10 @@ export function readRope(
     return value;
   };
   const theta = optional("rope_theta") ?? (json.rope_theta === undefined ? 10000 : json.rope_theta);
-  if (typeof theta !== "number" || !(theta > 0)) throw unsupported(`rope_theta is ${JSON.stringify(theta)}, expected a number above 0`);
-  const partial = optional("partial_rotary_factor") ?? (typeof json.partial_rotary_factor === "number" ? json.partial_rotary_factor : 1);
+  if (typeof theta !== "number" || !(theta > 0))
+    throw unsupported(`rope_theta is ${JSON.stringify(theta)}, expected a number above 0`);
+  const partial =
+    optional("partial_rotary_factor") ?? (typeof json.partial_rotary_factor === "number" ? json.partial_rotary_factor : 1);
   const originalMaxPositions = optional("original_max_position_embeddings");
   const factor = optional("factor") ?? (originalMaxPositions === undefined ? undefined : maxPositions / originalMaxPositions);
   if (type !== "default" && !(factor !== undefined && factor > 0)) {
@@ -82,7 +85,9 @@ export function readRope(
     truncate: scaling.truncate !== false,
   };
   if (config.type === "llama3" && !(config.highFreqFactor > config.lowFreqFactor)) {
-    throw unsupported(`high_freq_factor is ${config.highFreqFactor}, expected more than low_freq_factor, ${config.lowFreqFactor}`);
+    throw unsupported(
+      `high_freq_factor is ${config.highFreqFactor}, expected more than low_freq_factor, ${config.lowFreqFactor}`,
+    );
   }
   return config;
 }
@@ -124,7 +129,8 @@ function yarn(rope: RopeConfig): Float32Array {
   const { theta, rotaryDim, factor } = rope;
   const original = rope.originalMaxPositions ?? rope.maxPositions;
   /** Dimension whose pair turns `rotations` times over the original context. */
-  const dimension = (rotations: number): number => (rotaryDim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+  const dimension = (rotations: number): number =>
+    (rotaryDim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
   const [first, last] = [dimension(rope.betaFast), dimension(rope.betaSlow)];
   const low = Math.max(rope.truncate ? Math.floor(first) : first, 0);
   const high = Math.min(rope.truncate ? Math.ceil(last) : last, rotaryDim - 1);

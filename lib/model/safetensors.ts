@@ -22,10 +22,31 @@ export interface TensorEntry {
 const maxHeaderBytes = 100_000_000;
 const maxRank = 8;
 const elementBytes: Readonly<Record<string, number>> = {
-  F64: 8, I64: 8, U64: 8, F32: 4, I32: 4, U32: 4, F16: 2, BF16: 2, I16: 2, U16: 2, F8_E4M3: 1, F8_E5M2: 1, I8: 1, U8: 1, BOOL: 1,
+  F64: 8,
+  I64: 8,
+  U64: 8,
+  F32: 4,
+  I32: 4,
+  U32: 4,
+  F16: 2,
+  BF16: 2,
+  I16: 2,
+  U16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
 };
 const dtypeOf: Readonly<Record<string, DType>> = {
-  F32: "f32", F16: "f16", BF16: "bf16", F8_E4M3: "f8e4m3", F8_E5M2: "f8e5m2", I32: "i32", I8: "i8", U8: "u8",
+  F32: "f32",
+  F16: "f16",
+  BF16: "bf16",
+  F8_E4M3: "f8e4m3",
+  F8_E5M2: "f8e5m2",
+  I32: "i32",
+  I8: "i8",
+  U8: "u8",
 };
 
 /** The tensors of one file or of a sharded checkpoint. */
@@ -57,7 +78,11 @@ export class Checkpoint {
   dtype(name: string): DType {
     const { dtype, file } = this.entry(name);
     const known = dtypeOf[dtype];
-    if (known === undefined) throw new KvasirError("ERR_KVASIR_DTYPE", `${file}: tensor ${name} is ${dtype}, expected ${Object.keys(dtypeOf).join(", ")}`);
+    if (known === undefined)
+      throw new KvasirError(
+        "ERR_KVASIR_DTYPE",
+        `${file}: tensor ${name} is ${dtype}, expected ${Object.keys(dtypeOf).join(", ")}`,
+      );
     return known;
   }
 }
@@ -72,14 +97,19 @@ export async function openCheckpoint(directory: string): Promise<Checkpoint> {
   const shards = new Map<string, Map<string, TensorEntry>>();
   const entries = new Map<string, TensorEntry>();
   for (const [name, shard] of Object.entries(map)) {
-    if (typeof shard !== "string" || /[\\/]/.test(shard)) throw corrupt(indexPath, `tensor ${name} is in ${JSON.stringify(shard)}, expected a file name`);
+    if (typeof shard !== "string" || /[\\/]/.test(shard))
+      throw corrupt(indexPath, `tensor ${name} is in ${JSON.stringify(shard)}, expected a file name`);
     let held = shards.get(shard);
     if (held === undefined) {
       held = await readHeader(join(directory, shard));
       shards.set(shard, held);
     }
     const entry = held.get(name);
-    if (entry === undefined) throw new KvasirError("ERR_KVASIR_MISSING_TENSOR", `${join(directory, shard)} has no tensor ${name}, which ${indexPath} says it has`);
+    if (entry === undefined)
+      throw new KvasirError(
+        "ERR_KVASIR_MISSING_TENSOR",
+        `${join(directory, shard)} has no tensor ${name}, which ${indexPath} says it has`,
+      );
     entries.set(name, entry);
   }
   return new Checkpoint(indexPath, entries);
@@ -118,9 +148,11 @@ async function readHeader(path: string): Promise<Map<string, TensorEntry>> {
     const lengthBytes = Buffer.alloc(8);
     await file.read(lengthBytes, 0, 8, 0);
     const length = lengthBytes.readBigUInt64LE();
-    if (length > BigInt(maxHeaderBytes)) throw corrupt(path, `its header claims ${length} bytes, more than the limit of ${maxHeaderBytes}`);
+    if (length > BigInt(maxHeaderBytes))
+      throw corrupt(path, `its header claims ${length} bytes, more than the limit of ${maxHeaderBytes}`);
     const headerBytes = Number(length);
-    if (8 + headerBytes > size) throw corrupt(path, `its header claims ${headerBytes} bytes but only ${size - 8} follow: the file is truncated`);
+    if (8 + headerBytes > size)
+      throw corrupt(path, `its header claims ${headerBytes} bytes but only ${size - 8} follow: the file is truncated`);
     const header = Buffer.alloc(headerBytes);
     await file.read(header, 0, headerBytes, 8);
     return checkEntries(path, parseJson(path, header.toString("utf8")), 8 + headerBytes, size);
@@ -149,11 +181,18 @@ function checkEntries(path: string, header: Record<string, unknown>, dataStart: 
 }
 
 function checkEntry(path: string, name: string, value: unknown, dataStart: number): TensorEntry {
-  const { dtype, shape, data_offsets: offsets } = (typeof value === "object" && value !== null ? value : {}) as Record<string, unknown>;
+  const {
+    dtype,
+    shape,
+    data_offsets: offsets,
+  } = (typeof value === "object" && value !== null ? value : {}) as Record<string, unknown>;
   const width = typeof dtype === "string" ? elementBytes[dtype] : undefined;
-  if (typeof dtype !== "string" || width === undefined) throw corrupt(path, `tensor ${name} has unknown dtype ${JSON.stringify(dtype)}`);
-  if (!isSizes(shape) || shape.length > maxRank) throw corrupt(path, `tensor ${name} has shape ${JSON.stringify(shape)}, expected up to ${maxRank} sizes`);
-  if (!isSizes(offsets) || offsets.length !== 2) throw corrupt(path, `tensor ${name} has data_offsets ${JSON.stringify(offsets)}, expected two byte offsets`);
+  if (typeof dtype !== "string" || width === undefined)
+    throw corrupt(path, `tensor ${name} has unknown dtype ${JSON.stringify(dtype)}`);
+  if (!isSizes(shape) || shape.length > maxRank)
+    throw corrupt(path, `tensor ${name} has shape ${JSON.stringify(shape)}, expected up to ${maxRank} sizes`);
+  if (!isSizes(offsets) || offsets.length !== 2)
+    throw corrupt(path, `tensor ${name} has data_offsets ${JSON.stringify(offsets)}, expected two byte offsets`);
   const [from, to] = offsets as [number, number];
   const bytes = shape.reduce((product, size) => product * size, width);
   if (!Number.isSafeInteger(bytes) || to - from !== bytes) {

@@ -22,7 +22,9 @@ export class Tokenizer {
 
   /** Tokens of the text alone; special tokens (bos, templates) only with `special`. */
   encode(text: string, options: { special?: boolean } = {}): number[] {
-    return text === "" && options.special !== true ? [] : this.#inner.encode(text, { add_special_tokens: options.special ?? false }).ids;
+    return text === "" && options.special !== true
+      ? []
+      : this.#inner.encode(text, { add_special_tokens: options.special ?? false }).ids;
   }
 
   /** Text of the tokens; special tokens are left out. */

@@ -149,7 +149,19 @@ export class Transformer {
     const pageOffsets = store.offsets(place.group, place.layer);
     const { pageSize } = cache;
     const { storeRotated } = group.format;
-    append(stream, { k, v, q, positions: inputs.positions, slotMapping, pages, pageOffsets, invFreq, ropeScale, pageSize, storeRotated });
+    append(stream, {
+      k,
+      v,
+      q,
+      positions: inputs.positions,
+      slotMapping,
+      pages,
+      pageOffsets,
+      invFreq,
+      ropeScale,
+      pageSize,
+      storeRotated,
+    });
     attention(stream, {
       q,
       out: attended,

@@ -19,10 +19,8 @@ export interface Weights {
   dispose(): void;
 }
 
-export interface LoadProgress {
-  /** Called with the bytes read so far and all bytes to read. */
-  (done: number, total: number): void;
-}
+/** Called with the bytes read so far and all bytes to read. */
+export type LoadProgress = (done: number, total: number) => void;
 
 /** @throws ERR_KVASIR_MISSING_TENSOR, ERR_KVASIR_SHAPE, ERR_KVASIR_DTYPE, ERR_KVASIR_OUT_OF_MEMORY */
 export async function loadWeights(
@@ -57,7 +55,7 @@ export async function loadWeights(
           `${entry.file}: tensor ${name} is [${entry.shape.join(", ")}], expected [${part.shape.join(", ")}] = [${shape.join(", ")}] from config.json`,
         );
       }
-      const target = parts.length === 1 ? out : out.slice(row, row + (shape[0] as number));
+      using target = out.slice(row, row + (shape[0] as number));
       row += shape[0] as number;
       await read(device, stream, checkpoint, name, target);
       done += entry.bytes;
@@ -82,7 +80,10 @@ export async function loadWeights(
       for (const [key, part] of parts) tensors[key] = await load(part, layer);
       weights.layers.push(tensors as LayerWeights<Tensor>);
       const biases: Weights["biases"][number] = {};
-      const wanted = { ...(config.attentionBias ? architecture.attentionBias : {}), ...(config.mlpBias ? architecture.mlpBias : {}) };
+      const wanted = {
+        ...(config.attentionBias ? architecture.attentionBias : {}),
+        ...(config.mlpBias ? architecture.mlpBias : {}),
+      };
       for (const [key, part] of Object.entries(wanted)) biases[key as keyof LayerWeights<Tensor>] = await load(part, layer);
       weights.biases.push(biases);
     }

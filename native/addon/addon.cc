@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 
-template <napi_value (*body)(Call&)> napi_value function(napi_env env, napi_callback_info info) {
+template <napi_value (*body)(Call&)>
+napi_value function(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
     size_t count = Call::kMost;
     napi_value arguments[Call::kMost];

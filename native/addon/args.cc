@@ -12,7 +12,8 @@ namespace kvasir::addon {
 namespace {
 
 [[noreturn]] void wrong(Bindings& bindings, const Field& field, napi_value value, const char* expected) {
-  throw Failure(kInvalidArgument, std::string(field.name) + " is " + in_words(bindings.env, value) + ", expected " + expected + ".");
+  throw Failure(kInvalidArgument,
+                std::string(field.name) + " is " + in_words(bindings.env, value) + ", expected " + expected + ".");
 }
 
 void read_tensor(Bindings& bindings, const Stream& stream, const Field& field, napi_value value, Arguments& out) {
@@ -21,8 +22,9 @@ void read_tensor(Bindings& bindings, const Stream& stream, const Field& field, n
   const auto& tensor = static_cast<const TensorWrap&>(*wrapped);
   tensor.check_usable(field.name);
   if (tensor.storage->device() != stream.device()) {
-    throw Failure(kInvalidArgument, std::string(field.name) + " lies on " + tensor.storage->device()->label() + ", expected a tensor of the stream's device, " +
-                                        stream.device()->label() + "; copy it there first.");
+    throw Failure(kInvalidArgument, std::string(field.name) + " lies on " + tensor.storage->device()->label() +
+                                        ", expected a tensor of the stream's device, " + stream.device()->label() +
+                                        "; copy it there first.");
   }
   std::memcpy(out.bytes + field.offset, &tensor.view, sizeof tensor.view);
   out.storages[out.tensors++] = &tensor.storage;
@@ -44,7 +46,8 @@ void read_scalar(Bindings& bindings, const Field& field, napi_value value, std::
     return;
   }
   using Limits = std::numeric_limits<int32_t>;
-  if (!(number >= Limits::min() && number <= Limits::max() && number == std::floor(number))) wrong(bindings, field, value, "a 32-bit integer");
+  if (!(number >= Limits::min() && number <= Limits::max() && number == std::floor(number)))
+    wrong(bindings, field, value, "a 32-bit integer");
   const int32_t stored = static_cast<int32_t>(number);
   std::memcpy(to, &stored, sizeof stored);
 }
@@ -55,7 +58,8 @@ void check_argument_sizes() {
   for (const Contract& contract : contracts()) {
     size_t tensors = 0;
     for (const Field& field : contract.fields) tensors += field.kind == FieldKind::tensor;
-    if (contract.args_size > Arguments::kMostBytes || contract.fields.size() > Arguments::kMostFields || tensors > Arguments::kMostTensors) {
+    if (contract.args_size > Arguments::kMostBytes || contract.fields.size() > Arguments::kMostFields ||
+        tensors > Arguments::kMostTensors) {
       throw Failure(kInternal, std::string("The contract of ") + contract.name + " exceeds the addon's limits.");
     }
   }
@@ -70,7 +74,8 @@ void read_arguments(Call& call, size_t first, const Stream& stream, int op, Argu
     napi_valuetype type = napi_undefined;
     ok(call.env, napi_typeof(call.env, *value, &type));
     if (type == napi_undefined) {
-      if (field.required) throw Failure(kInvalidArgument, std::string(contract.name) + " needs " + field.name + ", which is missing.");
+      if (field.required)
+        throw Failure(kInvalidArgument, std::string(contract.name) + " needs " + field.name + ", which is missing.");
     } else if (field.kind == FieldKind::tensor) {
       read_tensor(call.bindings, stream, field, *value, out);
     } else {

@@ -1,5 +1,5 @@
-// Fills an op's argument struct from the call's values, by the op's contract. Values come one for each field, in the contract's order:
-// reading thirty properties of an object through Node-API would cost more than all the rest of an enqueue.
+// Fills an op's argument struct from the call's values, by the op's contract. Values come one for each field, in the contract's
+// order: reading thirty properties of an object through Node-API would cost more than all the rest of an enqueue.
 #pragma once
 #include <array>
 #include <cstddef>

@@ -1,5 +1,6 @@
-// One native thread per environment for what must not block JavaScript: reading files, gathering strided data, ending streams, closing
-// devices. Jobs are stepped in turn and never block on a stream, so that no job can keep another from the work it waits for.
+// One native thread per environment for what must not block JavaScript: reading files, gathering strided data, ending streams,
+// closing devices. Jobs are stepped in turn and never block on a stream, so that no job can keep another from the work it waits
+// for.
 #pragma once
 #include <condition_variable>
 #include <memory>

@@ -1,5 +1,5 @@
-// What the addon keeps per JavaScript environment (the main thread, or a worker thread): the constructors, the registry of wrapped
-// objects, and the promises in flight.
+// What the addon keeps per JavaScript environment (the main thread, or a worker thread): the constructors, the registry of
+// wrapped objects, and the promises in flight.
 #pragma once
 #include <memory>
 #include <unordered_set>

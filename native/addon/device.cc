@@ -32,7 +32,8 @@ class CloseJob : public Job {
 
 void Environment::let_endings_catch_up() const {
   constexpr int kMostEnding = 64, kMostNaps = 200;
-  for (int nap = 0; nap < kMostNaps && ending.load() > kMostEnding; ++nap) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  for (int nap = 0; nap < kMostNaps && ending.load() > kMostEnding; ++nap)
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 void Environment::close() {

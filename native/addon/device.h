@@ -1,5 +1,5 @@
-// An open device: its memory pool, its streams, its first asynchronous error. Closing it happens on the background thread, once every
-// stream has run dry. Also here: what one environment owns beside its JavaScript values.
+// An open device: its memory pool, its streams, its first asynchronous error. Closing it happens on the background thread, once
+// every stream has run dry. Also here: what one environment owns beside its JavaScript values.
 #pragma once
 #include <atomic>
 #include <cstdint>

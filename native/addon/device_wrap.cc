@@ -12,7 +12,9 @@ struct NamedNumber {
   double value;
 };
 
-void set(Call& call, napi_value object, const char* name, napi_value value) { ok(call.env, napi_set_named_property(call.env, object, name, value)); }
+void set(Call& call, napi_value object, const char* name, napi_value value) {
+  ok(call.env, napi_set_named_property(call.env, object, name, value));
+}
 
 napi_value object_of(Call& call, std::initializer_list<NamedNumber> numbers) {
   napi_value object = nullptr;
@@ -82,7 +84,8 @@ napi_value inject_fault(DeviceWrap& self, Call& call) {
     throw Failure(kUnsupported, "Faults are injected for tests alone; set KVASIR_DEBUG=faults.");
   }
   self.device->check_usable();
-  self.device->lose("A fault was injected into " + self.device->label() + ", as KVASIR_DEBUG=faults allows; open the device anew.");
+  self.device->lose("A fault was injected into " + self.device->label() +
+                    ", as KVASIR_DEBUG=faults allows; open the device anew.");
   return call.undefined();
 }
 
@@ -97,8 +100,9 @@ void define_device(Bindings& b) {
   using D = DeviceWrap;
   define_class(b, Kind::device, "NativeDevice",
                {method_of<D, info>("info", b), method_of<D, memory>("memory", b), method_of<D, trim>("trim", b),
-                method_of<D, create_stream>("createStream", b), method_of<D, create_event>("createEvent", b), method_of<D, create>("createTensor", b),
-                method_of<D, check_device>("check", b), method_of<D, inject_fault>("injectFault", b), method_of<D, dispose>("dispose", b)});
+                method_of<D, create_stream>("createStream", b), method_of<D, create_event>("createEvent", b),
+                method_of<D, create>("createTensor", b), method_of<D, check_device>("check", b),
+                method_of<D, inject_fault>("injectFault", b), method_of<D, dispose>("dispose", b)});
 }
 
 }  // namespace kvasir::addon

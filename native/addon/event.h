@@ -1,5 +1,5 @@
-// An event: a counter that streams of any backend raise and wait for. Records of one event are ordered among each other, so that the
-// counter only rises.
+// An event: a counter that streams of any backend raise and wait for. Records of one event are ordered among each other, so that
+// the counter only rises.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "failure.h"
 #include "stream.h"
@@ -41,6 +42,9 @@ void FlagCell::poison() {
 }
 
 FlagSlabs::~FlagSlabs() {
+  // Letting go of uses lets go of fences, whose cells retire in their turn.
+  waiting_.clear();
+  while (!retired_.empty()) std::exchange(retired_, {}).clear();
   for (void* slab : slabs_) std::free(slab);
 }
 
@@ -78,12 +82,14 @@ void FlagSlabs::grow() {
     kvasir_error err{};
     const kvasir_status status = attached.backend->host_register(attached.devices.front(), slab, kSlabBytes, &err);
     if (status == KVASIR_OK) continue;
-    for (const Attached* done = attached_.data(); done != &attached; ++done) done->backend->host_unregister(done->devices.front(), slab);
+    for (const Attached* done = attached_.data(); done != &attached; ++done)
+      done->backend->host_unregister(done->devices.front(), slab);
     std::free(slab);
     throw Failure(status, err.text);
   }
   slabs_.push_back(slab);
-  for (size_t at = 0; at < kSlabBytes; at += kCellBytes) free_.push_back(reinterpret_cast<uint64_t*>(static_cast<char*>(slab) + at));
+  for (size_t at = 0; at < kSlabBytes; at += kCellBytes)
+    free_.push_back(reinterpret_cast<uint64_t*>(static_cast<char*>(slab) + at));
 }
 
 void FlagSlabs::attach(const kvasir_backend* backend, kvasir_device* device) {

@@ -1,6 +1,6 @@
-// Flags: 8-byte counters in host memory that every open device can read and write. Streams order themselves by them, and the memory pool
-// learns from them when a stream has passed the last use of something. All of this belongs to one environment's JavaScript thread,
-// except for the counters themselves and for letting go of them.
+// Flags: 8-byte counters in host memory that every open device can read and write. Streams order themselves by them, and the
+// memory pool learns from them when a stream has passed the last use of something. All of this belongs to one environment's
+// JavaScript thread, except for the counters themselves and for letting go of them.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -17,13 +17,13 @@ namespace kvasir::addon {
 class FlagCell;
 class Stream;
 
-// How far a stream got: its work is numbered, and the cell receives a number once everything up to it is done. Numbers are written only on
-// demand. Outlives its stream, whose end writes the last number.
+// How far a stream got: its work is numbered, and the cell receives a number once everything up to it is done. Numbers are
+// written only on demand. Outlives its stream, whose end writes the last number.
 struct Fence {
   std::shared_ptr<FlagCell> cell;
-  Stream* stream = nullptr;  // null once disposed
-  uint64_t written = 0;      // highest number whose write is enqueued; numbers count from the cell's value at the start
-  bool owed = false;         // a write was asked for while the stream was recording
+  Stream* stream = nullptr;        // null once disposed
+  uint64_t written = 0;            // highest number whose write is enqueued; numbers count from the cell's value at the start
+  bool owed = false;               // a write was asked for while the stream was recording
   std::atomic<uint64_t> known{0};  // highest number known from a callback
   bool passed(uint64_t number) const;
 };

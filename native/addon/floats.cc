@@ -29,7 +29,8 @@ View new_array(Call& call, napi_typedarray_type type, size_t width, size_t lengt
   return view;
 }
 
-template <class To, class From, class Convert> void convert_all(const View& to, const View& from, const Convert& convert) {
+template <class To, class From, class Convert>
+void convert_all(const View& to, const View& from, const Convert& convert) {
   for (size_t i = 0; i < from.length; ++i) static_cast<To*>(to.data)[i] = convert(static_cast<const From*>(from.data)[i]);
 }
 
@@ -59,7 +60,8 @@ napi_value encode_floats(Call& call) {
 napi_value decode_floats(Call& call) {
   const int dtype = float_dtype(call);
   const bool wide = dtype_bytes(dtype) == 2;
-  const View from = typed_array(call, 1, "bits", wide ? napi_uint16_array : napi_uint8_array, wide ? "Uint16Array" : "Uint8Array");
+  const View from =
+      typed_array(call, 1, "bits", wide ? napi_uint16_array : napi_uint8_array, wide ? "Uint16Array" : "Uint8Array");
   napi_value array = nullptr;
   const View to = new_array(call, napi_float32_array, 4, from.length, &array);
   switch (dtype) {

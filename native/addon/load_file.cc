@@ -44,12 +44,12 @@ class FileRange {
   void open_file() {
     file_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     if (file_ < 0) return fail(kInvalidArgument, path_ + " could not be opened: " + std::strerror(errno) + ".");
-    struct stat status {};
+    struct stat status{};
     if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) return fail(kInvalidArgument, path_ + " is not a regular file.");
     const uint64_t size = static_cast<uint64_t>(status.st_size);
     if (offset_ <= size && bytes_ <= size - offset_) return;
-    fail(kCorruptFile, path_ + " has " + std::to_string(size) + " bytes, but " + std::to_string(bytes_) + " were to be read at offset " +
-                           std::to_string(offset_) + "; the file is truncated.");
+    fail(kCorruptFile, path_ + " has " + std::to_string(size) + " bytes, but " + std::to_string(bytes_) +
+                           " were to be read at offset " + std::to_string(offset_) + "; the file is truncated.");
   }
 
   void fail(const char* code, std::string sentence) {
@@ -66,8 +66,8 @@ class FileRange {
 
 class DirectLoad : public Job {
  public:
-  DirectLoad(std::shared_ptr<Device> device, std::unique_ptr<FileRange> range, char* to, size_t bytes, std::shared_ptr<FlagCell> arrived,
-             std::shared_ptr<FlagCell> filled)
+  DirectLoad(std::shared_ptr<Device> device, std::unique_ptr<FileRange> range, char* to, size_t bytes,
+             std::shared_ptr<FlagCell> arrived, std::shared_ptr<FlagCell> filled)
       : device_(std::move(device)),
         range_(std::move(range)),
         to_(to),
@@ -97,8 +97,14 @@ class DirectLoad : public Job {
 
 class StagedLoad : public Job {
  public:
-  StagedLoad(std::shared_ptr<Device> device, StagingRing& ring, std::unique_ptr<FileRange> range, size_t bytes, uint64_t first_use)
-      : device_(std::move(device)), ring_(ring), range_(std::move(range)), bytes_(bytes), first_use_(first_use), use_(first_use) {}
+  StagedLoad(std::shared_ptr<Device> device, StagingRing& ring, std::unique_ptr<FileRange> range, size_t bytes,
+             uint64_t first_use)
+      : device_(std::move(device)),
+        ring_(ring),
+        range_(std::move(range)),
+        bytes_(bytes),
+        first_use_(first_use),
+        use_(first_use) {}
 
   Step step() override {
     if (device_->lost()) return Step::done;
@@ -142,8 +148,8 @@ bool StagingRing::can_fill(uint64_t use) const {
   return use < kChunks || drained_[use % kChunks]->value() >= drained_value(use - kChunks);
 }
 
-std::shared_ptr<LoadResult> load_file(Stream& stream, const std::shared_ptr<Storage>& target, char* to, size_t bytes, std::string path,
-                                      uint64_t offset) {
+std::shared_ptr<LoadResult> load_file(Stream& stream, const std::shared_ptr<Storage>& target, char* to, size_t bytes,
+                                      std::string path, uint64_t offset) {
   const std::shared_ptr<Device>& device = stream.device();
   Environment& environment = device->environment();
   auto result = std::make_shared<LoadResult>();

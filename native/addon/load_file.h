@@ -1,6 +1,6 @@
-// Reads a part of a file into a tensor, in stream order and off the JavaScript thread. On the host the file is read straight into the
-// tensor: the stream says that it got there, the background thread reads, the stream goes on. For another device the bytes pass through
-// a ring of pinned chunks: the background thread fills them in order, the stream copies each as soon as it is full.
+// Reads a part of a file into a tensor, in stream order and off the JavaScript thread. On the host the file is read straight into
+// the tensor: the stream says that it got there, the background thread reads, the stream goes on. For another device the bytes
+// pass through a ring of pinned chunks: the background thread fills them in order, the stream copies each as soon as it is full.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -18,8 +18,8 @@ struct LoadResult {
   std::string sentence;
 };
 
-// Pinned chunks of a device. Uses of chunks are numbered in the order of the calls, and that is the order in which they are filled: a
-// stream's progress depends on nothing that was enqueued later, so the order cannot lock up.
+// Pinned chunks of a device. Uses of chunks are numbered in the order of the calls, and that is the order in which they are
+// filled: a stream's progress depends on nothing that was enqueued later, so the order cannot lock up.
 class StagingRing {
  public:
   static constexpr int kChunks = 8;
@@ -51,7 +51,7 @@ class StagingRing {
   std::array<uint64_t, kChunks> drained_origin_{};
 };
 
-std::shared_ptr<LoadResult> load_file(Stream& stream, const std::shared_ptr<Storage>& target, char* to, size_t bytes, std::string path,
-                                      uint64_t offset);
+std::shared_ptr<LoadResult> load_file(Stream& stream, const std::shared_ptr<Storage>& target, char* to, size_t bytes,
+                                      std::string path, uint64_t offset);
 
 }  // namespace kvasir::addon

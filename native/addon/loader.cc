@@ -16,11 +16,12 @@ Loaded refuse(std::string reason) { return {nullptr, std::move(reason)}; }
 Loaded load_cuda() {
   static const char here = 0;  // any address inside the addon
   Dl_info addon{};
-  if (dladdr(&here, &addon) == 0 || addon.dli_fname == nullptr) return refuse("The addon's own path is unknown, so " + std::string(kCudaLibrary) + " cannot be found.");
+  if (dladdr(&here, &addon) == 0 || addon.dli_fname == nullptr)
+    return refuse("The addon's own path is unknown, so " + std::string(kCudaLibrary) + " cannot be found.");
   const std::string own = addon.dli_fname;
   const size_t slash = own.find_last_of('/');
   const std::string path = (slash == std::string::npos ? std::string() : own.substr(0, slash + 1)) + kCudaLibrary;
-  struct stat status {};
+  struct stat status{};
   if (stat(path.c_str(), &status) != 0) return refuse("There is no " + path + ": this build has the CPU backend only.");
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return refuse("The CUDA library does not load: " + std::string(dlerror()) + ".");
@@ -29,8 +30,9 @@ Loaded load_cuda() {
   const kvasir_backend* backend = init();
   if (backend == nullptr) return refuse(path + " gave no backend table.");
   if (backend->abi_version != KVASIR_ABI_VERSION || backend->op_count != KVASIR_OP_COUNT) {
-    return refuse(path + " has ABI version " + std::to_string(backend->abi_version) + " with " + std::to_string(backend->op_count) + " ops, the addon " +
-                  std::to_string(KVASIR_ABI_VERSION) + " with " + std::to_string(KVASIR_OP_COUNT) + "; build both together.");
+    return refuse(path + " has ABI version " + std::to_string(backend->abi_version) + " with " +
+                  std::to_string(backend->op_count) + " ops, the addon " + std::to_string(KVASIR_ABI_VERSION) + " with " +
+                  std::to_string(KVASIR_OP_COUNT) + "; build both together.");
   }
   return {backend, {}};
 }

@@ -87,16 +87,18 @@ Block Pool::take(size_t asked) {
   }
   if (status == KVASIR_OK) return block;
   if (status != KVASIR_OUT_OF_MEMORY) throw Failure(status, err.text);
-  throw Failure(kOutOfMemory, "A tensor needs " + std::to_string(asked) + " bytes on " + device_.label() + ", where tensors hold " +
-                                  std::to_string(device_.allocated_bytes()) + " and " + std::to_string(device_.free_bytes()) +
-                                  " are free; dispose tensors, or ask for less.");
+  throw Failure(kOutOfMemory, "A tensor needs " + std::to_string(asked) + " bytes on " + device_.label() +
+                                  ", where tensors hold " + std::to_string(device_.allocated_bytes()) + " and " +
+                                  std::to_string(device_.free_bytes()) + " are free; dispose tensors, or ask for less.");
 }
 
 void Pool::give_back(Block block, Uses uses) {
   if (block.data == nullptr) return;
   uses.request();
-  if (uses.passed()) free_.emplace(block.bytes, block.data);
-  else pending_.emplace_back(block, std::move(uses));
+  if (uses.passed())
+    free_.emplace(block.bytes, block.data);
+  else
+    pending_.emplace_back(block, std::move(uses));
 }
 
 void Pool::trim() {

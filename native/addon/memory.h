@@ -1,5 +1,5 @@
-// Device memory: a caching pool over a backend's alloc and free, and the storages that tensors share. A block goes back to the pool at once
-// when its storage dies, and into use again only after every stream that used it has passed. JavaScript thread only.
+// Device memory: a caching pool over a backend's alloc and free, and the storages that tensors share. A block goes back to the
+// pool at once when its storage dies, and into use again only after every stream that used it has passed. JavaScript thread only.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,8 @@ class Pool {
  public:
   explicit Pool(Device& device) : device_(device) {}
 
-  // A block of at least `bytes`. Throws ERR_KVASIR_OUT_OF_MEMORY after having waited for disposed memory and returned what lay idle.
+  // A block of at least `bytes`. Throws ERR_KVASIR_OUT_OF_MEMORY after having waited for disposed memory and returned what lay
+  // idle.
   Block take(size_t bytes);
   void give_back(Block block, Uses uses);
   // Returns idle blocks to the backend.

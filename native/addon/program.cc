@@ -13,7 +13,8 @@ Event::Event(std::shared_ptr<Environment> environment)
 Event::~Event() { environment_->events.erase(this); }
 
 void Event::release_if_recorded_on(const Device& device) {
-  const bool by_device = recorded_by_ != nullptr && recorded_by_->stream != nullptr && recorded_by_->stream->device().get() == &device;
+  const bool by_device =
+      recorded_by_ != nullptr && recorded_by_->stream != nullptr && recorded_by_->stream->device().get() == &device;
   if (by_device && !reached()) cell_->poison();
 }
 

@@ -1,5 +1,5 @@
-// A recorded program: the backend's handle, everything it touches, and the events it records or waits for. Inside a program an event's
-// counts are relative to a base cell of the pair (program, event), which every launch sets in stream order.
+// A recorded program: the backend's handle, everything it touches, and the events it records or waits for. Inside a program an
+// event's counts are relative to a base cell of the pair (program, event), which every launch sets in stream order.
 #pragma once
 #include <cstdint>
 #include <memory>

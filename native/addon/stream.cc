@@ -53,7 +53,8 @@ void Stream::check_usable() {
 }
 
 void Stream::check_not_recording(const char* what) {
-  if (recording()) throw Failure(kInvalidArgument, std::string(what) + " cannot be part of a program; do it before or after the recording.");
+  if (recording())
+    throw Failure(kInvalidArgument, std::string(what) + " cannot be part of a program; do it before or after the recording.");
 }
 
 void Stream::touch(const std::shared_ptr<Storage>& storage) {
@@ -91,7 +92,8 @@ void Stream::run(int op, const void* args, std::span<const std::shared_ptr<Stora
   if (recording()) recording_->count_op();
 }
 
-void Stream::copy(const std::shared_ptr<Storage>& target, char* to, const std::shared_ptr<Storage>& source, const char* from, size_t bytes) {
+void Stream::copy(const std::shared_ptr<Storage>& target, char* to, const std::shared_ptr<Storage>& source, const char* from,
+                  size_t bytes) {
   begin();
   touch(target);
   touch(source);
@@ -207,7 +209,8 @@ std::shared_ptr<Program> Stream::end_recording() {
 void Stream::launch(const std::shared_ptr<Program>& program) {
   check_not_recording("A launch");
   if (program->handle() == nullptr) throw Failure(kDisposed, "The program was disposed; record it again.");
-  if (program->device() != device_) throw Failure(kInvalidArgument, "The program was recorded on another device than this stream's.");
+  if (program->device() != device_)
+    throw Failure(kInvalidArgument, "The program was recorded on another device than this stream's.");
   const std::shared_ptr<Fence>& before = program->launched_on;
   if (before != nullptr && before != fence_ && !before->passed(program->launched_number)) {
     if (before->written < program->launched_number && before->stream != nullptr) before->stream->write_fence();
@@ -237,8 +240,10 @@ void Stream::write_fence() {
   fence_->owed = false;
   kvasir_error err{};
   // A failure means that the device is lost; its memory is not handed out again.
-  if (backend_->flag_write(handle_, fence_->cell->address(), number_, nullptr, &err) == KVASIR_OK) fence_->written = number_;
-  else device_->poll_lost();
+  if (backend_->flag_write(handle_, fence_->cell->address(), number_, nullptr, &err) == KVASIR_OK)
+    fence_->written = number_;
+  else
+    device_->poll_lost();
 }
 
 void Stream::dispose() {

@@ -1,5 +1,5 @@
-// A stream as the addon sees it: work is numbered, what it uses is noted, and a recording collects what its program must keep alive.
-// JavaScript thread only.
+// A stream as the addon sees it: work is numbered, what it uses is noted, and a recording collects what its program must keep
+// alive. JavaScript thread only.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -38,7 +38,8 @@ class Stream {
   // Checked arguments in, work enqueued. `storages` are those of the tensors in args.
   void run(int op, const void* args, std::span<const std::shared_ptr<Storage>* const> storages);
   size_t workspace_bytes(int op, const void* args);
-  void copy(const std::shared_ptr<Storage>& target, char* to, const std::shared_ptr<Storage>& source, const char* from, size_t bytes);
+  void copy(const std::shared_ptr<Storage>& target, char* to, const std::shared_ptr<Storage>& source, const char* from,
+            size_t bytes);
   void fill(const std::shared_ptr<Storage>& target, char* to, uint8_t value, size_t bytes);
   void copy_in(const std::shared_ptr<Storage>& target, char* to, const void* from, size_t bytes);
   void copy_out(const std::shared_ptr<Storage>& source, void* to, const char* from, size_t bytes);
@@ -67,7 +68,7 @@ class Stream {
   kvasir_stream* handle_ = nullptr;
   std::shared_ptr<Fence> fence_;
   uint64_t number_ = 0;
-  std::shared_ptr<Storage> scratch_;    // of work enqueued directly
+  std::shared_ptr<Storage> scratch_;  // of work enqueued directly
   std::shared_ptr<Program> recording_;
   std::shared_ptr<Storage> recording_scratch_;  // a program's own, so that programs of one stream may run on several
 };

@@ -10,7 +10,9 @@ int op_of(Call& call) { return static_cast<int>(call.integer(0, "op", 0, KVASIR_
 
 void need_op(const Stream& stream, int op) {
   const kvasir_op& entry = stream.device()->backend()->ops[op];
-  if (entry.enqueue == nullptr) throw Failure(kUnsupported, std::string(entry.name) + " is not available on " + stream.device()->label() + "; use the CPU device.");
+  if (entry.enqueue == nullptr)
+    throw Failure(kUnsupported,
+                  std::string(entry.name) + " is not available on " + stream.device()->label() + "; use the CPU device.");
 }
 
 napi_value enqueue(StreamWrap& self, Call& call) {
@@ -113,21 +115,25 @@ napi_value dispose_program(ProgramWrap& self, Call& call) {
 void define_stream(Bindings& b) {
   using S = StreamWrap;
   constexpr size_t kValues = 1 + Arguments::kMostFields;  // the op, then one value for each field
-  define_class(b, Kind::stream, "NativeStream",
-               {method_of<S, enqueue, kValues>("enqueue", b), method_of<S, workspace_bytes, kValues>("workspaceBytes", b), method_of<S, finished>("finished", b),
-                method_of<S, record_event>("recordEvent", b), method_of<S, wait_event>("waitEvent", b),
-                method_of<S, begin_recording>("beginRecording", b), method_of<S, end_recording>("endRecording", b),
-                method_of<S, launch>("launch", b), method_of<S, write_tensor>("write", b), method_of<S, read_tensor>("read", b),
-                method_of<S, load_tensor>("loadFile", b), method_of<S, copy_tensor>("copy", b), method_of<S, fill_tensor>("fill", b),
-                method_of<S, stamp>("stamp", b), method_of<S, elapsed>("elapsedMicroseconds", b), method_of<S, dispose>("dispose", b)});
+  define_class(
+      b, Kind::stream, "NativeStream",
+      {method_of<S, enqueue, kValues>("enqueue", b), method_of<S, workspace_bytes, kValues>("workspaceBytes", b),
+       method_of<S, finished>("finished", b), method_of<S, record_event>("recordEvent", b),
+       method_of<S, wait_event>("waitEvent", b), method_of<S, begin_recording>("beginRecording", b),
+       method_of<S, end_recording>("endRecording", b), method_of<S, launch>("launch", b), method_of<S, write_tensor>("write", b),
+       method_of<S, read_tensor>("read", b), method_of<S, load_tensor>("loadFile", b), method_of<S, copy_tensor>("copy", b),
+       method_of<S, fill_tensor>("fill", b), method_of<S, stamp>("stamp", b), method_of<S, elapsed>("elapsedMicroseconds", b),
+       method_of<S, dispose>("dispose", b)});
 }
 
 void define_event(Bindings& b) {
-  define_class(b, Kind::event, "NativeEvent", {method_of<EventWrap, query>("query", b), method_of<EventWrap, dispose_event>("dispose", b)});
+  define_class(b, Kind::event, "NativeEvent",
+               {method_of<EventWrap, query>("query", b), method_of<EventWrap, dispose_event>("dispose", b)});
 }
 
 void define_program(Bindings& b) {
-  define_class(b, Kind::program, "NativeProgram", {getter_of<ProgramWrap, length>("length", b), method_of<ProgramWrap, dispose_program>("dispose", b)});
+  define_class(b, Kind::program, "NativeProgram",
+               {getter_of<ProgramWrap, length>("length", b), method_of<ProgramWrap, dispose_program>("dispose", b)});
 }
 
 }  // namespace kvasir::addon

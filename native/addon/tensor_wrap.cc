@@ -19,13 +19,15 @@ std::string shape_text(const kvasir_tensor& view) {
 napi_value array_of(Call& call, const int64_t* values, int count) {
   napi_value array = nullptr;
   ok(call.env, napi_create_array_with_length(call.env, static_cast<size_t>(count), &array));
-  for (int i = 0; i < count; ++i) ok(call.env, napi_set_element(call.env, array, static_cast<uint32_t>(i), call.value(static_cast<double>(values[i]))));
+  for (int i = 0; i < count; ++i)
+    ok(call.env, napi_set_element(call.env, array, static_cast<uint32_t>(i), call.value(static_cast<double>(values[i]))));
   return array;
 }
 
 void read_shape(Call& call, size_t index, kvasir_tensor& view) {
   view.rank = static_cast<int32_t>(call.integers(index, "shape", view.shape));
-  if (view.rank == 0) throw Failure(kInvalidArgument, "shape is empty, expected 1 to 4 dimensions; a single value has the shape [1].");
+  if (view.rank == 0)
+    throw Failure(kInvalidArgument, "shape is empty, expected 1 to 4 dimensions; a single value has the shape [1].");
 }
 
 napi_value view_of(TensorWrap& self, Call& call) {
@@ -35,7 +37,8 @@ napi_value view_of(TensorWrap& self, Call& call) {
   read_shape(call, 1, view);
   const size_t strides = call.integers(2, "strides", view.stride);
   if (strides != static_cast<size_t>(view.rank)) {
-    throw Failure(kInvalidArgument, "strides has " + std::to_string(strides) + " entries, expected one for each of the " + std::to_string(view.rank) + " dimensions.");
+    throw Failure(kInvalidArgument, "strides has " + std::to_string(strides) + " entries, expected one for each of the " +
+                                        std::to_string(view.rank) + " dimensions.");
   }
   int64_t& innermost = view.stride[view.rank - 1];
   if (view.shape[view.rank - 1] <= 1) innermost = 1;
@@ -43,8 +46,9 @@ napi_value view_of(TensorWrap& self, Call& call) {
   const int64_t width = dtype_bytes(view.dtype), reach = static_cast<char*>(self.view.data) - self.storage->data();
   const int64_t room = (static_cast<int64_t>(self.storage->bytes()) - reach) / width;
   if (const int64_t span = span_of(view); span > room || offset > room - span) {
-    throw Failure(kInvalidArgument, "A view of shape " + shape_text(view) + " at offset " + std::to_string(offset) + " ends past the tensor's memory, which has " +
-                                        std::to_string(room) + " elements from the tensor's first.");
+    throw Failure(kInvalidArgument, "A view of shape " + shape_text(view) + " at offset " + std::to_string(offset) +
+                                        " ends past the tensor's memory, which has " + std::to_string(room) +
+                                        " elements from the tensor's first.");
   }
   view.data = static_cast<char*>(view.data) + offset * width;
   return new_object(call.bindings, std::make_unique<TensorWrap>(self.bindings, self.storage, view));
@@ -101,7 +105,8 @@ napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device) {
   int64_t elements = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
     view.stride[i] = elements;
-    if (__builtin_mul_overflow(elements, std::max<int64_t>(1, view.shape[i]), &elements) || elements > kMostBytes / dtype_bytes(view.dtype)) {
+    if (__builtin_mul_overflow(elements, std::max<int64_t>(1, view.shape[i]), &elements) ||
+        elements > kMostBytes / dtype_bytes(view.dtype)) {
       throw Failure(kOutOfMemory, "A tensor of shape " + shape_text(view) + " exceeds any device's memory.");
     }
   }
@@ -113,8 +118,9 @@ napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device) {
 
 void define_tensor(Bindings& b) {
   define_class(b, Kind::tensor, "NativeTensor",
-               {getter_of<TensorWrap, dtype>("dtype", b), getter_of<TensorWrap, shape>("shape", b), getter_of<TensorWrap, strides>("strides", b),
-                method_of<TensorWrap, view_of>("view", b), method_of<TensorWrap, dispose>("dispose", b)});
+               {getter_of<TensorWrap, dtype>("dtype", b), getter_of<TensorWrap, shape>("shape", b),
+                getter_of<TensorWrap, strides>("strides", b), method_of<TensorWrap, view_of>("view", b),
+                method_of<TensorWrap, dispose>("dispose", b)});
 }
 
 }  // namespace kvasir::addon

@@ -10,7 +10,8 @@ namespace kvasir::addon {
 
 namespace {
 
-// Strided tensors with at most this many contiguous runs are copied run by run; beyond it the whole span travels, or an op gathers.
+// Strided tensors with at most this many contiguous runs are copied run by run; beyond it the whole span travels, or an op
+// gathers.
 constexpr int64_t kMostRuns = 64;
 constexpr int64_t kMostOffset = int64_t{1} << 53;
 
@@ -20,7 +21,8 @@ struct Runs {
     while (outer > 0 && (view.shape[outer - 1] == 1 || view.stride[outer - 1] == length)) length *= view.shape[--outer];
     for (int i = 0; i < outer; ++i) count *= view.shape[i];
   }
-  template <class Visit> void each(const Visit& visit) const {
+  template <class Visit>
+  void each(const Visit& visit) const {
     int64_t at[KVASIR_MAX_RANK] = {};
     for (int64_t run = 0; run < count; ++run) {
       int64_t offset = 0;
@@ -38,14 +40,15 @@ struct Runs {
 size_t width_of(const TensorWrap& tensor) { return static_cast<size_t>(dtype_bytes(tensor.view.dtype)); }
 
 void need_contiguous(const TensorWrap& tensor, const char* what) {
-  if (!tensor.contiguous()) throw Failure(kInvalidArgument, std::string(what) + " needs a contiguous tensor; this one is a strided view.");
+  if (!tensor.contiguous())
+    throw Failure(kInvalidArgument, std::string(what) + " needs a contiguous tensor; this one is a strided view.");
 }
 
 void need_device(const StreamWrap& self, const TensorWrap& tensor, const char* name) {
   tensor.check_usable(name);
   if (tensor.storage->device() == self.stream.device()) return;
-  throw Failure(kInvalidArgument, std::string(name) + " lies on " + tensor.storage->device()->label() + ", expected a tensor of the stream's device, " +
-                                      self.stream.device()->label() + ".");
+  throw Failure(kInvalidArgument, std::string(name) + " lies on " + tensor.storage->device()->label() +
+                                      ", expected a tensor of the stream's device, " + self.stream.device()->label() + ".");
 }
 
 struct HostArray {
@@ -64,22 +67,28 @@ HostArray host_array(Call& call, size_t index, const char* name, size_t width) {
   HostArray array;
   ok(call.env, napi_get_typedarray_info(call.env, value, &type, &length, &array.data, &buffer, &offset));
   ok(call.env, napi_is_arraybuffer(call.env, buffer, &is_plain));
-  if (!is_plain) throw Failure(kInvalidArgument, std::string(name) + " is backed by a SharedArrayBuffer, expected an array with memory of its own; copy it first.");
+  if (!is_plain)
+    throw Failure(
+        kInvalidArgument,
+        std::string(name) + " is backed by a SharedArrayBuffer, expected an array with memory of its own; copy it first.");
   ok(call.env, napi_is_detached_arraybuffer(call.env, buffer, &is_detached));
-  if (is_detached) throw Failure(kInvalidArgument, std::string(name) + " is detached: its memory was transferred elsewhere; pass a live array.");
+  if (is_detached)
+    throw Failure(kInvalidArgument, std::string(name) + " is detached: its memory was transferred elsewhere; pass a live array.");
   napi_value resizable = nullptr;
   bool is_resizable = false;
   ok(call.env, napi_get_named_property(call.env, buffer, "resizable", &resizable));
   if (napi_get_value_bool(call.env, resizable, &is_resizable) == napi_ok && is_resizable) {
-    throw Failure(kInvalidArgument, std::string(name) + " is backed by a resizable ArrayBuffer, expected one of fixed length; copy it first.");
+    throw Failure(kInvalidArgument,
+                  std::string(name) + " is backed by a resizable ArrayBuffer, expected one of fixed length; copy it first.");
   }
   napi_value element = nullptr;
   double element_bytes = 0;
   ok(call.env, napi_get_named_property(call.env, value, "BYTES_PER_ELEMENT", &element));
   ok(call.env, napi_get_value_double(call.env, element, &element_bytes));
   if (static_cast<size_t>(element_bytes) != width) {
-    throw Failure("ERR_KVASIR_DTYPE", std::string(name) + " is " + in_words(call.env, value) + " with elements of " + std::to_string(static_cast<int>(element_bytes)) +
-                                          " bytes, expected " + std::to_string(width) + " bytes each.");
+    throw Failure("ERR_KVASIR_DTYPE", std::string(name) + " is " + in_words(call.env, value) + " with elements of " +
+                                          std::to_string(static_cast<int>(element_bytes)) + " bytes, expected " +
+                                          std::to_string(width) + " bytes each.");
   }
   array.bytes = length * width;
   return array;
@@ -96,8 +105,8 @@ napi_value write_tensor(StreamWrap& self, Call& call) {
   need_contiguous(tensor, "A write");
   const HostArray array = host_array(call, 1, "data", width_of(tensor));
   if (array.bytes != tensor.bytes()) {
-    throw Failure("ERR_KVASIR_SHAPE", "data has " + std::to_string(array.bytes / width_of(tensor)) + " elements, expected the tensor's " +
-                                          std::to_string(tensor.elements()) + ".");
+    throw Failure("ERR_KVASIR_SHAPE", "data has " + std::to_string(array.bytes / width_of(tensor)) +
+                                          " elements, expected the tensor's " + std::to_string(tensor.elements()) + ".");
   }
   auto completion = std::make_unique<Completion>(call.bindings.completions);
   ok(call.env, napi_create_reference(call.env, call.arguments[1], 1, &completion->array));
@@ -131,7 +140,8 @@ napi_value read_tensor(StreamWrap& self, Call& call) {
   }
   const size_t span = static_cast<size_t>(span_of(tensor.view)) * width;
   const std::shared_ptr<char> staging(static_cast<char*>(std::malloc(span)), std::free);
-  if (staging == nullptr) throw Failure(kOutOfMemory, "The host has no " + std::to_string(span) + " bytes for the span of this strided tensor.");
+  if (staging == nullptr)
+    throw Failure(kOutOfMemory, "The host has no " + std::to_string(span) + " bytes for the span of this strided tensor.");
   stream.copy_out(tensor.storage, staging.get(), from, span);
   completion->finish = [runs, width, run_bytes, to, staging]() mutable {
     runs.each([&](int64_t offset) {
@@ -165,16 +175,19 @@ napi_value copy_tensor(StreamWrap& self, Call& call) {
   target.check_usable("The target");
   source.check_usable("The source");
   if (target.view.dtype != source.view.dtype) {
-    throw Failure("ERR_KVASIR_DTYPE", std::string("The source is ") + dtype_name(source.view.dtype) + ", expected the target's " + dtype_name(target.view.dtype) +
-                                          "; cast converts.");
+    throw Failure("ERR_KVASIR_DTYPE", std::string("The source is ") + dtype_name(source.view.dtype) + ", expected the target's " +
+                                          dtype_name(target.view.dtype) + "; cast converts.");
   }
-  if (target.view.rank != source.view.rank || !std::equal(target.view.shape, target.view.shape + target.view.rank, source.view.shape)) {
+  if (target.view.rank != source.view.rank ||
+      !std::equal(target.view.shape, target.view.shape + target.view.rank, source.view.shape)) {
     throw Failure("ERR_KVASIR_SHAPE", "The source and the target differ in shape; reshape one of them first.");
   }
   const std::shared_ptr<Device>& device = stream.device();
   const auto reachable = [&](const TensorWrap& t) { return t.storage->device() == device || t.storage->device()->on_host(); };
   if (!reachable(target) || !reachable(source) || (target.storage->device() != device && source.storage->device() != device)) {
-    throw Failure(kInvalidArgument, "A copy on " + device->label() + " has one tensor there and the other there or on the CPU; copy between GPUs through the CPU.");
+    throw Failure(kInvalidArgument,
+                  "A copy on " + device->label() +
+                      " has one tensor there and the other there or on the CPU; copy between GPUs through the CPU.");
   }
   if (target.elements() == 0) return call.undefined();
   char* to = static_cast<char*>(target.view.data);
@@ -192,7 +205,9 @@ napi_value copy_tensor(StreamWrap& self, Call& call) {
   }
   const Runs target_runs(target.view), source_runs(source.view);
   const int64_t length = std::min(target_runs.length, source_runs.length), count = target.elements() / length;
-  if (count > kMostRuns) throw Failure(kUnsupported, "This copy of a strided tensor falls into " + std::to_string(count) + " pieces; make it contiguous first.");
+  if (count > kMostRuns)
+    throw Failure(kUnsupported,
+                  "This copy of a strided tensor falls into " + std::to_string(count) + " pieces; make it contiguous first.");
   const size_t width = width_of(target);
   std::vector<int64_t> source_offsets;
   source_runs.each([&](int64_t offset) {
@@ -216,10 +231,13 @@ napi_value fill_tensor(StreamWrap& self, Call& call) {
   const uint8_t byte = static_cast<uint8_t>(call.integer(1, "byte", 0, 255));
   const Runs runs(tensor.view);
   if (tensor.elements() == 0) return call.undefined();
-  if (runs.count > kMostRuns) throw Failure(kUnsupported, "This strided tensor falls into " + std::to_string(runs.count) + " pieces; fill a contiguous one.");
+  if (runs.count > kMostRuns)
+    throw Failure(kUnsupported,
+                  "This strided tensor falls into " + std::to_string(runs.count) + " pieces; fill a contiguous one.");
   const size_t width = width_of(tensor);
   runs.each([&](int64_t offset) {
-    stream.fill(tensor.storage, static_cast<char*>(tensor.view.data) + static_cast<size_t>(offset) * width, byte, static_cast<size_t>(runs.length) * width);
+    stream.fill(tensor.storage, static_cast<char*>(tensor.view.data) + static_cast<size_t>(offset) * width, byte,
+                static_cast<size_t>(runs.length) * width);
   });
   return call.undefined();
 }

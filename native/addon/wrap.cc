@@ -30,8 +30,9 @@ std::string text_of(napi_env env, napi_value value) {
 std::string constructor_name(napi_env env, napi_value value) {
   napi_value constructor = nullptr, name = nullptr;
   napi_valuetype type = napi_undefined;
-  if (napi_get_named_property(env, value, "constructor", &constructor) == napi_ok && napi_typeof(env, constructor, &type) == napi_ok &&
-      type == napi_function && napi_get_named_property(env, constructor, "name", &name) == napi_ok && napi_typeof(env, name, &type) == napi_ok &&
+  if (napi_get_named_property(env, value, "constructor", &constructor) == napi_ok &&
+      napi_typeof(env, constructor, &type) == napi_ok && type == napi_function &&
+      napi_get_named_property(env, constructor, "name", &name) == napi_ok && napi_typeof(env, name, &type) == napi_ok &&
       type == napi_string) {
     return text_of(env, name);
   }
@@ -77,8 +78,8 @@ Wrapped* unwrap(Bindings& bindings, napi_value value) {
 }
 
 void Call::wrong(size_t index, const char* name, const char* expected) const {
-  throw Failure(kInvalidArgument, std::string(name) + " is " + in_words(env, index < count ? arguments[index] : nullptr) + ", expected a " +
-                                      expected + ".");
+  throw Failure(kInvalidArgument, std::string(name) + " is " + in_words(env, index < count ? arguments[index] : nullptr) +
+                                      ", expected a " + expected + ".");
 }
 
 double Call::number(size_t index, const char* name) const {
@@ -89,7 +90,8 @@ double Call::number(size_t index, const char* name) const {
 
 int64_t Call::integer(size_t index, const char* name, int64_t least, int64_t most) const {
   const double given = number(index, name);
-  if (given == std::floor(given) && given >= static_cast<double>(least) && given <= static_cast<double>(most)) return static_cast<int64_t>(given);
+  if (given == std::floor(given) && given >= static_cast<double>(least) && given <= static_cast<double>(most))
+    return static_cast<int64_t>(given);
   throw Failure(kInvalidArgument, std::string(name) + " is " + in_words(env, arguments[index]) + ", expected an integer in " +
                                       std::to_string(least) + ".." + std::to_string(most) + ".");
 }
@@ -106,7 +108,8 @@ size_t Call::integers(size_t index, const char* name, std::span<int64_t> out) co
   uint32_t length = 0;
   ok(env, napi_get_array_length(env, arguments[index], &length));
   if (length > out.size()) {
-    throw Failure(kInvalidArgument, std::string(name) + " has " + std::to_string(length) + " entries, expected at most " + std::to_string(out.size()) + ".");
+    throw Failure(kInvalidArgument, std::string(name) + " has " + std::to_string(length) + " entries, expected at most " +
+                                        std::to_string(out.size()) + ".");
   }
   for (uint32_t i = 0; i < length; ++i) {
     napi_value entry = nullptr;
@@ -114,7 +117,8 @@ size_t Call::integers(size_t index, const char* name, std::span<int64_t> out) co
     ok(env, napi_get_element(env, arguments[index], i, &entry));
     constexpr double kMost = 9007199254740991;
     if (napi_get_value_double(env, entry, &number) != napi_ok || number != std::floor(number) || number < 0 || number > kMost) {
-      throw Failure(kInvalidArgument, std::string(name) + "[" + std::to_string(i) + "] is " + in_words(env, entry) + ", expected an integer of at least 0.");
+      throw Failure(kInvalidArgument, std::string(name) + "[" + std::to_string(i) + "] is " + in_words(env, entry) +
+                                          ", expected an integer of at least 0.");
     }
     out[i] = static_cast<int64_t>(number);
   }
@@ -141,7 +145,8 @@ napi_value Call::boolean(bool value) const {
 
 void define_class(Bindings& bindings, Kind kind, const char* name, const std::vector<napi_property_descriptor>& properties) {
   napi_value constructor = nullptr;
-  ok(bindings.env, napi_define_class(bindings.env, name, NAPI_AUTO_LENGTH, construct, nullptr, properties.size(), properties.data(), &constructor));
+  ok(bindings.env, napi_define_class(bindings.env, name, NAPI_AUTO_LENGTH, construct, nullptr, properties.size(),
+                                     properties.data(), &constructor));
   ok(bindings.env, napi_create_reference(bindings.env, constructor, 1, &bindings.constructors[static_cast<int>(kind)]));
 }
 

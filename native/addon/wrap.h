@@ -1,5 +1,6 @@
-// JavaScript classes over C++ objects, thin enough for calls that count in microseconds: a method is a plain function of the object and the
-// call, errors are C++ exceptions until they reach the edge, and a receiver or argument of another kind is refused by name.
+// JavaScript classes over C++ objects, thin enough for calls that count in microseconds: a method is a plain function of the
+// object and the call, errors are C++ exceptions until they reach the edge, and a receiver or argument of another kind is refused
+// by name.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -29,7 +30,8 @@ struct Call {
   std::string string(size_t index, const char* name) const;
   // An array of integers; at most `out.size()` of them. Returns how many.
   size_t integers(size_t index, const char* name, std::span<int64_t> out) const;
-  template <class T> T& object(size_t index, const char* name) const {
+  template <class T>
+  T& object(size_t index, const char* name) const {
     Wrapped* wrapped = unwrap(bindings, arguments[index]);
     if (wrapped == nullptr || wrapped->kind != T::kKind) wrong(index, name, T::kName);
     return *static_cast<T*>(wrapped);
@@ -43,7 +45,8 @@ struct Call {
 };
 
 // Runs body and throws what it throws as a JavaScript error with `code`.
-template <class Body> napi_value at_the_edge(napi_env env, const Body& body) {
+template <class Body>
+napi_value at_the_edge(napi_env env, const Body& body) {
   try {
     return body();
   } catch (const Failure& failure) {
@@ -58,7 +61,8 @@ template <class Body> napi_value at_the_edge(napi_env env, const Body& body) {
   return nullptr;
 }
 
-template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost> napi_value method(napi_env env, napi_callback_info info) {
+template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost>
+napi_value method(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
     void* data = nullptr;
     napi_value self = nullptr;
@@ -67,7 +71,8 @@ template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost> nap
     ok(env, napi_get_cb_info(env, info, &count, arguments, &self, &data));
     Bindings& bindings = *static_cast<Bindings*>(data);
     Wrapped* wrapped = unwrap(bindings, self);
-    if (wrapped == nullptr || wrapped->kind != T::kKind) throw Failure(kInvalidArgument, std::string("The receiver is not a ") + T::kName + ".");
+    if (wrapped == nullptr || wrapped->kind != T::kKind)
+      throw Failure(kInvalidArgument, std::string("The receiver is not a ") + T::kName + ".");
     Call call{env, bindings, count, arguments};
     return body(static_cast<T&>(*wrapped), call);
   });
@@ -77,7 +82,8 @@ template <class T, napi_value (*body)(T&, Call&), size_t most = Call::kMost>
 napi_property_descriptor method_of(const char* name, Bindings& bindings) {
   return {name, nullptr, method<T, body, most>, nullptr, nullptr, nullptr, napi_default_method, &bindings};
 }
-template <class T, napi_value (*body)(T&, Call&)> napi_property_descriptor getter_of(const char* name, Bindings& bindings) {
+template <class T, napi_value (*body)(T&, Call&)>
+napi_property_descriptor getter_of(const char* name, Bindings& bindings) {
   return {name, nullptr, nullptr, method<T, body>, nullptr, nullptr, napi_enumerable, &bindings};
 }
 

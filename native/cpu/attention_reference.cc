@@ -1,5 +1,5 @@
-// The oracle of attention: out = softmax(mask(soft_cap(sm_scale q k^T) + log_weight)) v, one query row at a time, every rule of the contract
-// in the plainest form.
+// The oracle of attention: out = softmax(mask(soft_cap(sm_scale q k^T) + log_weight)) v, one query row at a time, every rule of the
+// contract in the plainest form.
 //   out f32:       all of it in float64, rounded once at the end.
 //   out f16, bf16: the straightforward computation in that dtype (f32 scores and sums, rotated keys and probabilities rounded to it): the
 //                  yardstick of the tolerance rule "error <= 2 x the error of the straightforward computation + a small term".
@@ -14,8 +14,19 @@
 namespace kvasir::cpu {
 namespace {
 
-float load_element(const void* p, int32_t dtype, int64_t i) {
-  return with_element(dtype, [&](auto zero) { return to_float(static_cast<const decltype(zero)*>(p)[i]); });
+template <class Real> void load_row(const char* p, int32_t dtype, int64_t n, Real* out) {
+  with_element(dtype, [&](auto zero) {
+    const auto* x = reinterpret_cast<const decltype(zero)*>(p);
+    for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+  });
+}
+
+template <class Real> Real dot(const Real* a, const Real* b, int64_t n) {
+  Real sums[8] = {};  // head_dim is a multiple of 8
+  for (int64_t i = 0; i < n; i += 8) {
+    for (int lane = 0; lane < 8; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+  }
+  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
 // Rotates half-split pairs by position: the angle is the f32 product, as models compute it.
@@ -37,7 +48,7 @@ template <class Real, class Out> struct Row {
   int64_t b, query, head;  // query counts from the start of q
   Real* scores;            // [slots]
   Real* q;                 // [head_dim]
-  Real* key;               // [head_dim]
+  Real* key;               // [head_dim], then the value
   Real* acc;               // [head_dim]
 
   static Real rounded(Real x) {
@@ -63,15 +74,13 @@ template <class Real, class Out> struct Row {
   Real score(const KeyRun& run, int64_t j) const {
     const kvasir_attention_args& args = problem.args;
     const int32_t dtype = problem.paged ? args.pages.dtype : args.k.dtype;
-    for (int64_t d = 0; d < problem.head_dim; ++d) key[d] = load_element(run.k + j * run.k_stride, dtype, d);
+    load_row(run.k + j * run.k_stride, dtype, problem.head_dim, key);
     if (present(args.k_inv_freq)) {
       rotate(key, args.k_inv_freq, run.position + j, args.k_rope_scale);
       for (int64_t d = 0; d < 2 * args.k_inv_freq.shape[0]; ++d) key[d] = rounded(key[d]);
     }
-    Real dot = 0;
-    for (int64_t d = 0; d < problem.head_dim; ++d) dot += q[d] * key[d];
     const Real cap = args.logits_soft_cap;
-    Real s = dot * static_cast<Real>(problem.sm_scale);
+    Real s = dot(q, key, problem.head_dim) * static_cast<Real>(problem.sm_scale);
     if (cap != 0) s = cap * std::tanh(s / cap);
     if (present(args.log_weight)) s += problem.log_weight(run, head / problem.group, j);
     return s;
@@ -83,7 +92,8 @@ template <class Real, class Out> struct Row {
     const KeyRow row = problem.keys(b, head / problem.group);
     const Visible range = problem.visible(b, query - problem.first_query(b), row);
     const int64_t q_offset = query * args.q.stride[0] + head * args.q.stride[1];
-    for (int64_t d = 0; d < dim; ++d) q[d] = load_element(args.q.data, args.q.dtype, q_offset + d), acc[d] = 0;
+    load_row(static_cast<const char*>(args.q.data) + q_offset * dtype_bytes(args.q.dtype), args.q.dtype, dim, q);
+    for (int64_t d = 0; d < dim; ++d) acc[d] = 0;
 
     Real max = -INFINITY;
     each_key(row, range, [&](int64_t slot, const KeyRun& run, int64_t j) {
@@ -97,7 +107,8 @@ template <class Real, class Out> struct Row {
     const int32_t dtype = problem.paged ? args.pages.dtype : args.v.dtype;
     each_key(row, range, [&](int64_t slot, const KeyRun& run, int64_t j) {
       const Real p = rounded(scores[slot] / sum);
-      for (int64_t d = 0; d < dim; ++d) acc[d] += p * static_cast<Real>(load_element(run.v + j * run.v_stride, dtype, d));
+      load_row(run.v + j * run.v_stride, dtype, dim, key);
+      for (int64_t d = 0; d < dim; ++d) acc[d] += p * key[d];
     });
 
     Out* out = static_cast<Out*>(args.out.data) + query * args.out.stride[0] + head * args.out.stride[1];

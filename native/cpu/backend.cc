@@ -14,7 +14,8 @@ namespace kvasir::cpu {
 namespace {
 
 // Runs body and turns what it throws into a status: nothing crosses the ABI but statuses.
-template <class Body> kvasir_status guarded(kvasir_error* err, const Body& body) {
+template <class Body>
+kvasir_status guarded(kvasir_error* err, const Body& body) {
   try {
     return body();
   } catch (const std::bad_alloc&) {
@@ -26,7 +27,8 @@ template <class Body> kvasir_status guarded(kvasir_error* err, const Body& body)
 
 // Queues a command unless the device is lost.
 template <class Command>
-kvasir_status submit(kvasir_stream* stream, kvasir_error* err, const Command& command, const void* tail = nullptr, size_t tail_bytes = 0) {
+kvasir_status submit(kvasir_stream* stream, kvasir_error* err, const Command& command, const void* tail = nullptr,
+                     size_t tail_bytes = 0) {
   if (stream->device().lost()) return stream->device().status(err);
   return guarded(err, [&] {
     stream->push(command, tail, tail_bytes);
@@ -41,18 +43,21 @@ kvasir_status refuse_in_recording(kvasir_stream* stream, const char* what, kvasi
 
 // ---- the op table
 
-template <class Args, void (*run)(Context&, const Args&)> void call_op(Context& context, const void* args) {
+template <class Args, void (*run)(Context&, const Args&)>
+void call_op(Context& context, const void* args) {
   run(context, *static_cast<const Args*>(args));
 }
 
 template <kvasir_op_id id, class Args, void (*run)(Context&, const Args&)>
 kvasir_status enqueue_op(kvasir_stream* stream, const void* args, void* workspace, size_t, kvasir_error* err);
 
-template <class Args, size_t (*query)(const Args&, int)> size_t query_workspace(kvasir_device* device, const void* args) {
+template <class Args, size_t (*query)(const Args&, int)>
+size_t query_workspace(kvasir_device* device, const void* args) {
   return query(*static_cast<const Args*>(args), device->pool.size());
 }
 
-template <kvasir_op_id id, class Args, void (*run)(Context&, const Args&)> constexpr kvasir_op op(const char* name) {
+template <kvasir_op_id id, class Args, void (*run)(Context&, const Args&)>
+constexpr kvasir_op op(const char* name) {
   return {name, nullptr, enqueue_op<id, Args, run>};
 }
 template <kvasir_op_id id, class Args, void (*run)(Context&, const Args&), size_t (*query)(const Args&, int)>
@@ -91,7 +96,8 @@ kvasir_status enqueue_op(kvasir_stream* stream, const void* args, void* workspac
 int32_t probe(kvasir_error*) { return 1; }
 
 kvasir_status device_open(const kvasir_device_options* options, kvasir_device** out, kvasir_error* err) {
-  if (options->index != 0) return fail(err, KVASIR_UNAVAILABLE, "There is one CPU device, with index 0; received index %d.", options->index);
+  if (options->index != 0)
+    return fail(err, KVASIR_UNAVAILABLE, "There is one CPU device, with index 0; received index %d.", options->index);
   return guarded(err, [&] {
     *out = new kvasir_device(*options);
     return KVASIR_OK;
@@ -119,7 +125,8 @@ kvasir_status memory_info(kvasir_device* device, int64_t* free_bytes, int64_t* t
     const HostMemory host = host_memory();
     const std::lock_guard lock(device->memory_lock);
     *total_bytes = device->memory_limit > 0 ? std::min(device->memory_limit, host.total_bytes) : host.total_bytes;
-    *free_bytes = device->memory_limit > 0 ? std::min(device->memory_limit - device->allocated, host.free_bytes) : host.free_bytes;
+    *free_bytes =
+        device->memory_limit > 0 ? std::min(device->memory_limit - device->allocated, host.free_bytes) : host.free_bytes;
     return KVASIR_OK;
   });
 }
@@ -130,14 +137,15 @@ kvasir_status allocate(kvasir_device* device, size_t bytes, void** out, kvasir_e
     const int64_t want = static_cast<int64_t>(bytes);
     const std::lock_guard lock(device->memory_lock);
     if (device->memory_limit > 0 && want > device->memory_limit - device->allocated) {
-      return fail(err, KVASIR_OUT_OF_MEMORY, "%lld bytes do not fit the CPU device's memoryLimit of %lld, of which %lld are held.",
-                  static_cast<long long>(want), static_cast<long long>(device->memory_limit), static_cast<long long>(device->allocated));
+      return fail(
+          err, KVASIR_OUT_OF_MEMORY, "%lld bytes do not fit the CPU device's memoryLimit of %lld, of which %lld are held.",
+          static_cast<long long>(want), static_cast<long long>(device->memory_limit), static_cast<long long>(device->allocated));
     }
     const int64_t available = want >= kLarge ? host_memory().free_bytes : want;
     void* address = want <= available ? map_memory(bytes) : nullptr;
     if (address == nullptr) {
-      return fail(err, KVASIR_OUT_OF_MEMORY, "%lld bytes of host memory were asked for, %lld are available.", static_cast<long long>(want),
-                  static_cast<long long>(host_memory().free_bytes));
+      return fail(err, KVASIR_OUT_OF_MEMORY, "%lld bytes of host memory were asked for, %lld are available.",
+                  static_cast<long long>(want), static_cast<long long>(host_memory().free_bytes));
     }
     device->blocks.emplace(address, bytes);
     device->allocated += want;
@@ -169,7 +177,8 @@ kvasir_status stream_create(kvasir_device* device, kvasir_stream** out, kvasir_e
 
 void stream_destroy(kvasir_stream* stream) { delete stream; }
 
-kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error* err) {
+kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_status, const char*), void* user,
+                              kvasir_error* err) {
   if (const kvasir_status status = refuse_in_recording(stream, "A callback", err); status != KVASIR_OK) return status;
   // Queued on a lost device too: whoever waits is told.
   return guarded(err, [&] {
@@ -198,7 +207,9 @@ kvasir_status copy(kvasir_stream* stream, void* target, const void* source, size
 }
 
 kvasir_status copy_host(kvasir_stream* stream, void* target, const void* source, size_t bytes, kvasir_error* err) {
-  if (const kvasir_status status = refuse_in_recording(stream, "A copy between JavaScript and the device", err); status != KVASIR_OK) return status;
+  if (const kvasir_status status = refuse_in_recording(stream, "A copy between JavaScript and the device", err);
+      status != KVASIR_OK)
+    return status;
   return copy(stream, target, source, bytes, err);
 }
 
@@ -219,7 +230,8 @@ kvasir_status flag_wait(kvasir_stream* stream, const uint64_t* flag, uint64_t va
 }
 
 kvasir_status record_begin(kvasir_stream* stream, kvasir_error* err) {
-  if (stream->recording()) return fail(err, KVASIR_INVALID_ARGUMENT, "The stream is recording a program already; end that one first.");
+  if (stream->recording())
+    return fail(err, KVASIR_INVALID_ARGUMENT, "The stream is recording a program already; end that one first.");
   return guarded(err, [&] {
     stream->begin_recording();
     return KVASIR_OK;
@@ -243,7 +255,8 @@ kvasir_status program_launch(kvasir_program* program, kvasir_stream* stream, kva
 void program_destroy(kvasir_program* program) { program->release(); }
 
 kvasir_status stamp(kvasir_stream* stream, int32_t slot, kvasir_error* err) {
-  if (slot < 0 || slot >= KVASIR_STAMP_SLOTS) return fail(err, KVASIR_INVALID_ARGUMENT, "Stamp slot %d is outside 0..%d.", slot, KVASIR_STAMP_SLOTS - 1);
+  if (slot < 0 || slot >= KVASIR_STAMP_SLOTS)
+    return fail(err, KVASIR_INVALID_ARGUMENT, "Stamp slot %d is outside 0..%d.", slot, KVASIR_STAMP_SLOTS - 1);
   return submit(stream, err, StampCommand{slot});
 }
 
@@ -251,9 +264,12 @@ kvasir_status elapsed_us(kvasir_stream* stream, int32_t from, int32_t to, double
   int64_t at[2];
   for (int i = 0; i < 2; ++i) {
     const int32_t slot = i == 0 ? from : to;
-    if (slot < 0 || slot >= KVASIR_STAMP_SLOTS) return fail(err, KVASIR_INVALID_ARGUMENT, "Stamp slot %d is outside 0..%d.", slot, KVASIR_STAMP_SLOTS - 1);
+    if (slot < 0 || slot >= KVASIR_STAMP_SLOTS)
+      return fail(err, KVASIR_INVALID_ARGUMENT, "Stamp slot %d is outside 0..%d.", slot, KVASIR_STAMP_SLOTS - 1);
     at[i] = stream->stamp_at(slot);
-    if (at[i] == 0) return fail(err, KVASIR_INVALID_ARGUMENT, "The stream has not passed a stamp of slot %d yet; wait until it has finished.", slot);
+    if (at[i] == 0)
+      return fail(err, KVASIR_INVALID_ARGUMENT, "The stream has not passed a stamp of slot %d yet; wait until it has finished.",
+                  slot);
   }
   *out = static_cast<double>(at[1] - at[0]) / 1000.0;
   return KVASIR_OK;

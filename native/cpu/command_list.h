@@ -60,7 +60,8 @@ struct StampCommand {
 
 class CommandList {
  public:
-  template <class Command> void push(const Command& command, const void* tail, size_t tail_bytes) {
+  template <class Command>
+  void push(const Command& command, const void* tail, size_t tail_bytes) {
     static_assert(std::is_trivially_copyable_v<Command> && alignof(Command) <= kAlign);
     const size_t start = bytes_.size();
     bytes_.resize(start + kHeader + round_up(sizeof command) + round_up(tail_bytes));
@@ -71,7 +72,8 @@ class CommandList {
   }
 
   // Calls visit(kind, command) for every command, oldest first.
-  template <class Visit> void each(const Visit& visit) const {
+  template <class Visit>
+  void each(const Visit& visit) const {
     for (size_t at = 0; at < bytes_.size();) {
       Header header;
       std::memcpy(&header, &bytes_[at], sizeof header);
@@ -81,7 +83,8 @@ class CommandList {
   }
 
   // What was given as tail to the command's push.
-  template <class Command> static const void* tail(const Command& command) {
+  template <class Command>
+  static const void* tail(const Command& command) {
     return reinterpret_cast<const std::byte*>(&command) + round_up(sizeof command);
   }
 

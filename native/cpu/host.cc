@@ -40,7 +40,8 @@ std::string cgroup_path(const std::string& controller) {
 }
 
 // Calls visit with every directory from the process's cgroup up to the root of the hierarchy.
-template <class Visit> void each_cgroup(const std::string& root, std::string path, const Visit& visit) {
+template <class Visit>
+void each_cgroup(const std::string& root, std::string path, const Visit& visit) {
   while (true) {
     visit(root + path);
     const size_t slash = path.find_last_of('/');
@@ -69,7 +70,8 @@ double cgroup_cores() {
   return cores;
 }
 
-void cut_by_cgroup(const std::string& root, const std::string& path, const char* limit_file, const char* used_file, HostMemory& memory) {
+void cut_by_cgroup(const std::string& root, const std::string& path, const char* limit_file, const char* used_file,
+                   HostMemory& memory) {
   each_cgroup(root, path, [&](const std::string& dir) {
     const int64_t limit = read_number(dir + limit_file), used = read_number(dir + used_file);
     if (limit <= 0 || limit >= memory.total_bytes || used < 0) return;

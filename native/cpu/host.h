@@ -20,7 +20,8 @@ int64_t l2_bytes();
 // Names the calling thread, lets it yield to interactive threads (the JavaScript thread above all), and makes its sleeps exact.
 void become_compute_thread(const char* name);
 
-// Page-aligned and untouched, so that the thread that first writes a page places it; 2 MB pages for large blocks. nullptr: no memory.
+// Page-aligned and untouched, so that the thread that first writes a page places it; 2 MB pages for large blocks. nullptr: no
+// memory.
 void* map_memory(size_t bytes);
 void unmap_memory(void* address, size_t bytes);
 

@@ -11,8 +11,8 @@ using namespace kvasir::cpu;
 
 namespace {
 
-constexpr int kIdleSpins = 300;    // about 20 us: a caller that enqueues in a burst wakes nobody
-constexpr int kFlagSpins = 800;    // about 50 us of waiting for a flag before sleeping
+constexpr int kIdleSpins = 300;                                     // about 20 us: a caller that enqueues in a burst wakes nobody
+constexpr int kFlagSpins = 800;                                     // about 50 us of waiting for a flag before sleeping
 constexpr int64_t kShortestSleep = 2'000, kLongestSleep = 200'000;  // ns
 constexpr size_t kParallelCopy = size_t{1} << 20;                   // bytes of one piece of a copy shared between threads
 
@@ -24,8 +24,8 @@ uint64_t target_of(uint64_t value, const uint64_t* base) {
   return value + (base == nullptr ? 0 : std::atomic_ref(*const_cast<uint64_t*>(base)).load(std::memory_order_acquire));
 }
 
-// The writer may be another device, which can wake nobody, so this polls: busily at first, then with sleeps of an eighth of the time
-// waited so far.
+// The writer may be another device, which can wake nobody, so this polls: busily at first, then with sleeps of an eighth of the
+// time waited so far.
 void wait_for_flag(const FlagWaitCommand& wait) {
   const std::atomic_ref flag(*const_cast<uint64_t*>(wait.flag));
   const uint64_t target = target_of(wait.value, wait.base);
@@ -41,7 +41,8 @@ void wait_for_flag(const FlagWaitCommand& wait) {
 }
 
 // Runs piece(offset, bytes) over [0, bytes), in parallel when that pays.
-template <class Piece> void in_pieces(ThreadPool& pool, size_t bytes, const Piece& piece) {
+template <class Piece>
+void in_pieces(ThreadPool& pool, size_t bytes, const Piece& piece) {
   if (bytes <= kParallelCopy) return piece(size_t{0}, bytes);
   pool.parallel_for(static_cast<int64_t>((bytes + kParallelCopy - 1) / kParallelCopy), [&](int64_t index, int) {
     const size_t offset = static_cast<size_t>(index) * kParallelCopy;

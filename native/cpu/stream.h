@@ -1,5 +1,5 @@
-// A CPU stream: one worker thread and an in-order queue of commands. A program is the same list of commands, kept and replayed by one
-// queue item. Calls come from one thread at a time (the addon's JavaScript thread); the worker is the only other party.
+// A CPU stream: one worker thread and an in-order queue of commands. A program is the same list of commands, kept and replayed by
+// one queue item. Calls come from one thread at a time (the addon's JavaScript thread); the worker is the only other party.
 #pragma once
 #include <array>
 #include <atomic>
@@ -34,7 +34,8 @@ struct kvasir_stream {
   kvasir_program* end_recording() { return recording_.release(); }
 
   // Appends a command, with the bytes that follow it, to the queue or to the program being recorded.
-  template <class Command> void push(const Command& command, const void* tail = nullptr, size_t tail_bytes = 0) {
+  template <class Command>
+  void push(const Command& command, const void* tail = nullptr, size_t tail_bytes = 0) {
     if (recording_ != nullptr) {
       recording_->commands.push(command, tail, tail_bytes);
       return;

@@ -1,5 +1,6 @@
-// A loop is published by opening it; workers that are awake enter it, the caller works too, then closes it and waits for those inside.
-// A worker that wakes late finds the loop closed and is not waited for, so a loop costs no more than its slowest participant.
+// A loop is published by opening it; workers that are awake enter it, the caller works too, then closes it and waits for those
+// inside. A worker that wakes late finds the loop closed and is not waited for, so a loop costs no more than its slowest
+// participant.
 #include "thread_pool.h"
 
 #include <atomic>
@@ -17,8 +18,8 @@ namespace kvasir::cpu {
 
 namespace {
 
-// Loops of one model step follow each other within some microseconds; spinning that long saves a wake-up per loop. A pause takes about
-// 60 ns on current x86 cores.
+// Loops of one model step follow each other within some microseconds; spinning that long saves a wake-up per loop. A pause takes
+// about 60 ns on current x86 cores.
 constexpr int kIdleSpins = 600;
 constexpr int kJoinSpins = 1000;
 
@@ -136,8 +137,10 @@ void ThreadPool::run(int64_t count, Thunk thunk, const void* body) {
   s.open.store(false);
   int spins = 0;
   for (int32_t left; (left = s.inside.load()) != 0;) {
-    if (++spins < kJoinSpins) cpu_pause();
-    else s.inside.wait(left);
+    if (++spins < kJoinSpins)
+      cpu_pause();
+    else
+      s.inside.wait(left);
   }
   if (s.failure) std::rethrow_exception(std::exchange(s.failure, nullptr));
 }

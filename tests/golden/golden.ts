@@ -26,7 +26,12 @@ export async function golden(name: string): Promise<Golden> {
 }
 
 /** Reads tokens in; returns the logits after each of the last `rows` tokens, one after another. */
-export async function lastLogits(model: Model, sequence: Sequence, tokens: ArrayLike<number>, rows: number): Promise<Float32Array> {
+export async function lastLogits(
+  model: Model,
+  sequence: Sequence,
+  tokens: ArrayLike<number>,
+  rows: number,
+): Promise<Float32Array> {
   const first = tokens.length - rows;
   using kept = model.device.empty("f32", [rows, model.config.vocabSize]);
   const onLogits = (logits: Tensor, _: number, from: number, count: number): void => {

@@ -39,11 +39,18 @@ eachBackend((device) => {
     });
 
     test("of several sequences in one ragged pass equals each alone", async () => {
-      const spans: [number, number][] = [[0, 3], [10, 700], [5, 70], [700, 701]];
+      const spans: [number, number][] = [
+        [0, 3],
+        [10, 700],
+        [5, 70],
+        [700, 701],
+      ];
       const alone = [];
       for (const [from, to] of spans) alone.push(...(await logitsOf((sequence) => prefilled(sequence, ids.slice(from, to)))));
       const sequences = spans.map(() => model.createSequence());
-      using logits = await model.prefill(spans.map(([from, to], i) => ({ sequence: sequences[i] as Sequence, tokens: ids.slice(from, to) })));
+      using logits = await model.prefill(
+        spans.map(([from, to], i) => ({ sequence: sequences[i] as Sequence, tokens: ids.slice(from, to) })),
+      );
       expect(maxDifference(await logits.readFloats(), alone)).toBeLessThanOrEqual(tolerance);
       for (const sequence of sequences) sequence.dispose();
       model.cache.checkIntegrity();
@@ -74,7 +81,11 @@ eachBackend((device) => {
 
     test("refuses tokens outside the vocabulary, and none at all", async () => {
       using sequence = model.createSequence();
-      await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/tokens\[1\] is 4096, expected an integer from 0 to 4095/], model.prefill([{ sequence, tokens: [1, 4096] }]));
+      await expectRejection(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        [/tokens\[1\] is 4096, expected an integer from 0 to 4095/],
+        model.prefill([{ sequence, tokens: [1, 4096] }]),
+      );
       await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/tokens is empty/], model.prefill([{ sequence, tokens: [] }]));
     });
 
@@ -82,7 +93,14 @@ eachBackend((device) => {
       using one = model.createSequence();
       using two = model.createSequence();
       const tokens = new Array(6000).fill(5);
-      await expectRejection("ERR_KVASIR_OUT_OF_PAGES", [/Need \d+ pages but only \d+ of \d+ are free/], model.prefill([{ sequence: one, tokens }, { sequence: two, tokens }]));
+      await expectRejection(
+        "ERR_KVASIR_OUT_OF_PAGES",
+        [/Need \d+ pages but only \d+ of \d+ are free/],
+        model.prefill([
+          { sequence: one, tokens },
+          { sequence: two, tokens },
+        ]),
+      );
       expect([one.length, two.length]).toEqual([0, 0]);
       model.cache.checkIntegrity();
     });
@@ -109,7 +127,9 @@ eachBackend((device) => {
       const alone: number[][] = [];
       for (const length of lengths) alone.push(await greedy(model, ids.slice(0, length), 8));
       const sequences = lengths.map(() => model.createSequence());
-      using first = await model.prefill(lengths.map((length, i) => ({ sequence: sequences[i] as Sequence, tokens: ids.slice(0, length) })));
+      using first = await model.prefill(
+        lengths.map((length, i) => ({ sequence: sequences[i] as Sequence, tokens: ids.slice(0, length) })),
+      );
       using batch = model.decode(sequences);
       const made = [[...(await batch.start(first))]];
       for (let i = 0; i < 7; i++) made.push([...(await batch.step())]);
@@ -125,7 +145,10 @@ eachBackend((device) => {
     test("leaves out sequences that are finished", async () => {
       using one = model.createSequence();
       using two = model.createSequence();
-      using first = await model.prefill([{ sequence: one, tokens: ids.slice(0, 20) }, { sequence: two, tokens: ids.slice(0, 30) }]);
+      using first = await model.prefill([
+        { sequence: one, tokens: ids.slice(0, 20) },
+        { sequence: two, tokens: ids.slice(0, 30) },
+      ]);
       using batch = model.decode([one, two]);
       await batch.start(first);
       await batch.step();
@@ -145,7 +168,9 @@ eachBackend((device) => {
       const [other, same] = [ids.slice(300, 340), ids.slice(100, 140)];
       const forked = await prefilled(child, other);
       const parents = await prefilled(parent, same);
-      expect(maxDifference(forked, await logitsOf((s) => prefilled(s, [...ids.slice(0, 100), ...other])))).toBeLessThanOrEqual(tolerance);
+      expect(maxDifference(forked, await logitsOf((s) => prefilled(s, [...ids.slice(0, 100), ...other])))).toBeLessThanOrEqual(
+        tolerance,
+      );
       expect(maxDifference(parents, await logitsOf((s) => prefilled(s, ids.slice(0, 140))))).toBeLessThanOrEqual(tolerance);
       model.cache.checkIntegrity();
     });
@@ -160,7 +185,10 @@ eachBackend((device) => {
 
     test("keys stored before RoPE give the same logits", async () => {
       using other = await loadModel(device, modelFolder, { storeRotated: false, cacheTokens: 2048 });
-      const [before, after] = [await logitsOf((s) => prefilled(s, ids.slice(0, 300), other), other), await logitsOf((s) => prefilled(s, ids.slice(0, 300)))];
+      const [before, after] = [
+        await logitsOf((s) => prefilled(s, ids.slice(0, 300), other), other),
+        await logitsOf((s) => prefilled(s, ids.slice(0, 300))),
+      ];
       expect(maxDifference(before, after)).toBeLessThanOrEqual(tolerance);
     });
 
@@ -179,7 +207,8 @@ eachBackend((device) => {
     test("gives the same tokens for the same seed, and others for another", async () => {
       const run = async (seed: number): Promise<number[]> => {
         const tokens: number[] = [];
-        for await (const { token } of model.generate(prompt, { maxTokens: 24, temperature: 1, topK: 200, topP: 0.95, seed })) tokens.push(token);
+        for await (const { token } of model.generate(prompt, { maxTokens: 24, temperature: 1, topK: 200, topP: 0.95, seed }))
+          tokens.push(token);
         return tokens;
       };
       const first = await run(7);
@@ -203,7 +232,8 @@ eachBackend((device) => {
       const stop = all.find((token, i) => i >= 4 && all.indexOf(token) === i) as number;
       using sequence = model.createSequence();
       const made: number[] = [];
-      for await (const { token } of model.generate(ids.slice(0, 130), { sequence, maxTokens: 12, stopTokens: [stop] })) made.push(token);
+      for await (const { token } of model.generate(ids.slice(0, 130), { sequence, maxTokens: 12, stopTokens: [stop] }))
+        made.push(token);
       expect(made).toEqual(all.slice(0, all.indexOf(stop)));
       expect(sequence.length).toBe(130 + made.length);
     });
@@ -213,7 +243,8 @@ eachBackend((device) => {
       const abort = new AbortController();
       let made = 0;
       const run = async (): Promise<void> => {
-        for await (const _ of model.generate(prompt, { maxTokens: 500, signal: abort.signal, stopTokens: [] })) if (++made === 3) abort.abort(new Error("enough"));
+        for await (const _ of model.generate(prompt, { maxTokens: 500, signal: abort.signal, stopTokens: [] }))
+          if (++made === 3) abort.abort(new Error("enough"));
       };
       await expect(run()).rejects.toThrow("enough");
       for await (const _ of model.generate(prompt, { maxTokens: 500, stopTokens: [] })) break;

@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { addonPath } from "../../lib/native.js";
 import { onBackend } from "../device.js";
 
-/** Defines `load`: device, stream, and `busy()`, which enqueues seconds of work. */
+/** Defines `load`: device, stream, and `busy()`, which enqueues a second of work or more. */
 const prelude = `
 const load = (path, backend) => {
   const addon = require(path);
@@ -16,7 +16,7 @@ const load = (path, backend) => {
   stream.fill(x, 0);
   const op = addon.opNames.indexOf("linear");
   const linear = (args) => stream.enqueue(op, ...addon.opFields[op].map((field) => args[field]));
-  const busy = () => { for (let i = 0; i < 200; i++) linear({ x, weight: x, out }); };
+  const busy = () => { for (let i = 0; i < 40; i++) linear({ x, weight: x, out }); };
   return { device, stream, linear, busy };
 };
 `;

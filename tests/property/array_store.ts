@@ -7,7 +7,9 @@ export class ArrayStore implements PageStore {
   writes = 0;
 
   constructor(groups: number, maxPages: number, pageSize: number) {
-    this.pages = Array.from({ length: groups }, () => Array.from({ length: maxPages }, () => new Float64Array(pageSize).fill(Number.NaN)));
+    this.pages = Array.from({ length: groups }, () =>
+      Array.from({ length: maxPages }, () => new Float64Array(pageSize).fill(Number.NaN)),
+    );
     this.tables = Array.from({ length: groups }, () => new Int32Array(0));
   }
 

@@ -85,47 +85,68 @@ type Step = (world: World) => void;
 const index = fc.nat({ max: 20 });
 const step: fc.Arbitrary<Step> = fc.oneof(
   fc.constant<Step>((world) => void world.live.push({ sequence: world.cache.createSequence(), tokens: [] })),
-  fc.tuple(index, fc.nat({ max: 40 })).map(([i, count]): Step => (world) => {
-    const target = world.pick(i);
-    if (target !== undefined) world.append([target], [count]);
-  }),
-  fc.array(fc.nat({ max: 20 }), { minLength: 1, maxLength: 4 }).map((counts): Step => (world) => {
-    const targets = world.live.slice(0, counts.length);
-    world.append(targets, counts.slice(0, targets.length));
-  }),
-  index.map((i): Step => (world) => {
-    const target = world.pick(i);
-    if (target !== undefined) world.live.push({ sequence: target.sequence.fork(), tokens: target.tokens.slice() });
-  }),
-  fc.tuple(index, fc.nat({ max: 60 })).map(([i, drop]): Step => (world) => {
-    const target = world.pick(i);
-    if (target === undefined) return;
-    const length = Math.max(0, target.tokens.length - drop);
-    try {
-      target.sequence.truncate(length);
-    } catch (error) {
-      expect(error).toMatchObject({ code: "ERR_KVASIR_INVALID_ARGUMENT" });
-      return;
-    }
-    target.tokens.length = length;
-  }),
-  index.map((i): Step => (world) => {
-    world.pick(i)?.sequence.cache.releaseBehindWindow(world.pick(i)?.sequence.row ?? 0);
-  }),
-  fc.tuple(index, fc.nat({ max: 20 })).map(([i, count]): Step => (world) => {
-    try {
-      world.pick(i)?.sequence.reserve(count);
-    } catch (error) {
-      expect(error).toMatchObject({ code: "ERR_KVASIR_OUT_OF_PAGES" });
-    }
-  }),
-  index.map((i): Step => (world) => {
-    const target = world.pick(i);
-    if (target === undefined) return;
-    target.sequence.dispose();
-    target.sequence.dispose();
-    world.live.splice(world.live.indexOf(target), 1);
-  }),
+  fc.tuple(index, fc.nat({ max: 40 })).map(
+    ([i, count]): Step =>
+      (world) => {
+        const target = world.pick(i);
+        if (target !== undefined) world.append([target], [count]);
+      },
+  ),
+  fc.array(fc.nat({ max: 20 }), { minLength: 1, maxLength: 4 }).map(
+    (counts): Step =>
+      (world) => {
+        const targets = world.live.slice(0, counts.length);
+        world.append(targets, counts.slice(0, targets.length));
+      },
+  ),
+  index.map(
+    (i): Step =>
+      (world) => {
+        const target = world.pick(i);
+        if (target !== undefined) world.live.push({ sequence: target.sequence.fork(), tokens: target.tokens.slice() });
+      },
+  ),
+  fc.tuple(index, fc.nat({ max: 60 })).map(
+    ([i, drop]): Step =>
+      (world) => {
+        const target = world.pick(i);
+        if (target === undefined) return;
+        const length = Math.max(0, target.tokens.length - drop);
+        try {
+          target.sequence.truncate(length);
+        } catch (error) {
+          expect(error).toMatchObject({ code: "ERR_KVASIR_INVALID_ARGUMENT" });
+          return;
+        }
+        target.tokens.length = length;
+      },
+  ),
+  index.map(
+    (i): Step =>
+      (world) => {
+        world.pick(i)?.sequence.cache.releaseBehindWindow(world.pick(i)?.sequence.row ?? 0);
+      },
+  ),
+  fc.tuple(index, fc.nat({ max: 20 })).map(
+    ([i, count]): Step =>
+      (world) => {
+        try {
+          world.pick(i)?.sequence.reserve(count);
+        } catch (error) {
+          expect(error).toMatchObject({ code: "ERR_KVASIR_OUT_OF_PAGES" });
+        }
+      },
+  ),
+  index.map(
+    (i): Step =>
+      (world) => {
+        const target = world.pick(i);
+        if (target === undefined) return;
+        target.sequence.dispose();
+        target.sequence.dispose();
+        world.live.splice(world.live.indexOf(target), 1);
+      },
+  ),
 );
 
 describe("KvCache", () => {
@@ -139,7 +160,8 @@ describe("KvCache", () => {
         }
         for (const { sequence } of world.live) sequence.dispose();
         world.cache.checkIntegrity();
-        for (const group of world.cache.stats().groups) expect(group.pages).toEqual({ free: maxPages, active: 0, sealed: 0, cached: 0 });
+        for (const group of world.cache.stats().groups)
+          expect(group.pages).toEqual({ free: maxPages, active: 0, sealed: 0, cached: 0 });
       }),
       { numRuns: 300 },
     );
@@ -176,6 +198,18 @@ describe("KvCache", () => {
     world.check();
   });
 
+  test("when all who share a tail page write at once, the last keeps it: no page more is asked for than is used", () => {
+    const world = new World();
+    const parent: Oracle = { sequence: world.cache.createSequence(), tokens: [] };
+    world.live.push(parent);
+    world.append([parent], [(maxPages - 2) * pageSize + 5]);
+    const child: Oracle = { sequence: parent.sequence.fork(), tokens: parent.tokens.slice() };
+    world.live.push(child);
+    world.cache.reserve([parent.sequence.row, child.sequence.row], [1, 1]);
+    expect(world.cache.stats().groups[0]?.pages.free).toBe(0);
+    world.check();
+  });
+
   test("pages that left the window return to the pool, and a truncate that would need them is refused", () => {
     const world = new World();
     const target = { sequence: world.cache.createSequence(), tokens: [] };
@@ -207,10 +241,11 @@ describe("KvCache", () => {
     const store = new ArrayStore(1, 4000, pageSize);
     const cache = new KvCache({ groups: [groups[0] as LayerGroup], pageSize, maxPages: 4000 }, store);
     const sequences = Array.from({ length: 40 }, () => cache.createSequence());
-    for (let round = 0; round < 90; round++) for (const sequence of sequences) {
-      sequence.reserve(pageSize);
-      sequence.commit(pageSize);
-    }
+    for (let round = 0; round < 90; round++)
+      for (const sequence of sequences) {
+        sequence.reserve(pageSize);
+        sequence.commit(pageSize);
+      }
     cache.flush();
     cache.checkIntegrity();
     const seen = new Set<number>();

@@ -40,7 +40,10 @@ describe("a safetensors file", () => {
   });
 
   test("may hold empty tensors and scalars", async () => {
-    const header = { none: { dtype: "F32", shape: [0, 5], data_offsets: [0, 0] }, one: { dtype: "I32", shape: [], data_offsets: [0, 4] } };
+    const header = {
+      none: { dtype: "F32", shape: [0, 5], data_offsets: [0, 0] },
+      one: { dtype: "I32", shape: [], data_offsets: [0, 4] },
+    };
     const checkpoint = await openSafetensors(await saved(file(header, 4)));
     expect(checkpoint.entry("one").bytes).toBe(4);
     expect(checkpoint.entry("none").bytes).toBe(0);
@@ -56,15 +59,26 @@ describe("a safetensors file", () => {
     ["bytes after the last tensor", file({ a }, 25), /1 bytes after tensor a belong to no tensor/],
     ["a gap", file({ b }, 32), /24 bytes before tensor b belong to no tensor/],
     ["overlapping tensors", file({ a, b: { ...b, data_offsets: [20, 28] } }, 28), /tensor b overlaps tensor a/],
-    ["offsets that do not match the shape", file({ a: { ...a, data_offsets: [0, 20] } }, 20), /tensor a spans 20 bytes, but F32 \[2,3\] takes 24/],
+    [
+      "offsets that do not match the shape",
+      file({ a: { ...a, data_offsets: [0, 20] } }, 20),
+      /tensor a spans 20 bytes, but F32 \[2,3\] takes 24/,
+    ],
     ["offsets that run backwards", file({ a: { ...a, data_offsets: [24, 0] } }, 24), /tensor a spans -24 bytes/],
     ["an unknown dtype", file({ a: { ...a, dtype: "F33" } }, 24), /tensor a has unknown dtype "F33"/],
     ["a negative size", file({ a: { ...a, shape: [-2, -3] } }, 24), /tensor a has shape \[-2,-3\], expected/],
     ["sizes whose product overflows", file({ a: { ...a, shape: [2 ** 40, 2 ** 40] } }, 24), /tensor a spans 24 bytes, but/],
-    ["missing offsets", file({ a: { dtype: "F32", shape: [1] } }, 4), /tensor a has data_offsets undefined, expected two byte offsets/],
+    [
+      "missing offsets",
+      file({ a: { dtype: "F32", shape: [1] } }, 4),
+      /tensor a has data_offsets undefined, expected two byte offsets/,
+    ],
   ])("is refused for %s", async (_, bytes, message) => {
     const path = await saved(bytes);
-    await expect(openSafetensors(path)).rejects.toMatchObject({ code: "ERR_KVASIR_CORRUPT_FILE", message: expect.stringMatching(message) });
+    await expect(openSafetensors(path)).rejects.toMatchObject({
+      code: "ERR_KVASIR_CORRUPT_FILE",
+      message: expect.stringMatching(message),
+    });
     await expect(openSafetensors(path)).rejects.toThrow(path);
   });
 
@@ -97,10 +111,14 @@ describe("a sharded checkpoint", () => {
   });
 
   test("may not point outside its folder", async () => {
-    await expect(openCheckpoint(await sharded({ a: "../one.safetensors" }, "outside"))).rejects.toMatchObject({ code: "ERR_KVASIR_CORRUPT_FILE" });
+    await expect(openCheckpoint(await sharded({ a: "../one.safetensors" }, "outside"))).rejects.toMatchObject({
+      code: "ERR_KVASIR_CORRUPT_FILE",
+    });
   });
 
   test("with an absent shard is refused", async () => {
-    await expect(openCheckpoint(await sharded({ a: "three.safetensors" }, "absent"))).rejects.toThrow(/three\.safetensors cannot be opened/);
+    await expect(openCheckpoint(await sharded({ a: "three.safetensors" }, "absent"))).rejects.toThrow(
+      /three\.safetensors cannot be opened/,
+    );
   });
 });

@@ -1,4 +1,4 @@
-/** What callers may and may not write, checked by the compiler; nothing here is executed. */
+/** What callers may and may not write, checked by the compiler; api.test.ts runs it, nothing here is executed. */
 import { expectTypeOf, test } from "vitest";
 import {
   type BitArray,

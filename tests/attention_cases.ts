@@ -1,0 +1,175 @@
+/** Which attention calls the suites of both backends check: a pairwise sample of the grid, and what a call is made of. */
+import type { DType } from "../lib/index.js";
+
+export interface AttentionCase {
+  /** Queries and keys of the request under test; it runs between two small ones. */
+  sq: number;
+  sk: number;
+  dtype: DType;
+  headDim: number;
+  group: number;
+  /** 1 or more; 2 by default for small groups. */
+  kvHeads?: number;
+  causal?: boolean;
+  windowLeft?: number;
+  softCap?: number;
+  /** 0: ragged. */
+  pageSize?: number;
+  /** Standard deviation of q; 1 by default. */
+  qScale?: number;
+  /** All keys alike, so that all logits of a row are equal. */
+  equalKeys?: boolean;
+  /** A logit for every head, or random ones. */
+  sink?: number | "random";
+  /** Per-key weights, some of them -Infinity; ragged ones also per KV head. */
+  logWeight?: "key" | "key_and_head";
+  /** Paged: each KV head has its own row, of its own length. */
+  perHeadRows?: boolean;
+  /** Paged: entries with explicit positions and holes. */
+  holes?: boolean;
+  /** Position of the first query, for every request. */
+  qStart?: number;
+  /** Keys are stored before RoPE; rotary_dim is this share of head_dim. */
+  rotary?: number;
+  /** q lies in a wider tensor. */
+  stridedQ?: boolean;
+  numSplits?: number;
+  batchInvariant?: boolean;
+  /** The only request of the call. */
+  alone?: boolean;
+}
+
+/** (sq, sk) of the grid: small, ragged against every tile size, longer q than k. */
+export const lengths: readonly (readonly [number, number])[] = [
+  [1, 1],
+  [1, 3],
+  [2, 1],
+  [3, 513],
+  [1, 128],
+  [1, 339],
+  [3, 799],
+  [3, 1024],
+  [16, 2000],
+  [64, 128],
+  [64, 800],
+  [128, 192],
+  [256, 256],
+  [239, 1],
+  [799, 3],
+  [511, 1],
+  [307, 256],
+  [113, 203],
+  [113, 128],
+  [128, 217],
+  [113, 211],
+  [108, 256],
+  [256, 512],
+  [384, 256],
+  [640, 128],
+  [512, 256],
+  [1024, 1024],
+  [1023, 1024],
+  [1024, 1023],
+];
+
+const masks = [{}, { causal: true }, { causal: true, windowLeft: 64 }, { windowLeft: 128 }] as const;
+const factors: readonly (readonly Partial<AttentionCase>[])[] = [
+  lengths.map(([sq, sk]) => ({ sq, sk })),
+  (["f32", "f16", "bf16"] as const).map((dtype) => ({ dtype })),
+  [64, 80, 96, 128, 192, 256].map((headDim) => ({ headDim })),
+  masks,
+  [0, 15, 30].map((softCap) => ({ softCap })),
+  [1, 3, 4, 5, 7, 8, 12, 16].map((group) => ({ group })),
+  [0, 16, 64, 256].map((pageSize) => ({ pageSize })),
+];
+
+/** A small deterministic generator (mulberry32); uniform in [0, 1). */
+export function random(seed: number): () => number {
+  let state = seed | 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/**
+ * A fixed sample of the grid in which every two values of two factors meet at least once: each new case is the best of some random ones,
+ * by the number of new meetings.
+ */
+export function pairwiseCases(): AttentionCase[] {
+  const draw = random(1);
+  const missing = new Set<string>();
+  const meeting = (a: number, i: number, b: number, j: number): string => `${a}.${i} ${b}.${j}`;
+  const meetings = (choice: readonly number[]): string[] =>
+    choice.flatMap((i, a) => choice.slice(a + 1).map((j, k) => meeting(a, i, a + 1 + k, j)));
+  for (const [a, first] of factors.entries()) {
+    for (const [k, second] of factors.slice(a + 1).entries()) {
+      for (const i of first.keys()) for (const j of second.keys()) missing.add(meeting(a, i, a + 1 + k, j));
+    }
+  }
+  const cases: AttentionCase[] = [];
+  while (missing.size > 0) {
+    let best: { choice: number[]; news: string[] } = { choice: [], news: [] };
+    const [wanted] = missing;
+    const fixed = new Map(wanted!.split(" ").map((part) => part.split(".").map(Number) as [number, number]));
+    for (let attempt = 0; attempt < 40; attempt += 1) {
+      const choice = factors.map((values, a) => fixed.get(a) ?? Math.floor(draw() * values.length));
+      const news = meetings(choice).filter((pair) => missing.has(pair));
+      if (news.length > best.news.length) best = { choice, news };
+    }
+    for (const pair of best.news) missing.delete(pair);
+    cases.push(Object.assign({}, ...best.choice.map((value, a) => factors[a]![value])) as AttentionCase);
+  }
+  return cases;
+}
+
+const base: AttentionCase = { sq: 33, sk: 150, dtype: "bf16", headDim: 64, group: 4, causal: true };
+
+/** What the grid does not reach, by name. */
+export const namedCases: Readonly<Record<string, AttentionCase>> = {
+  "no keys": { ...base, sk: 0, pageSize: 64 },
+  "no keys, ragged": { ...base, sk: 0 },
+  "no queries": { ...base, sq: 0, pageSize: 16 },
+  "more queries than keys, causal": { ...base, sq: 150, sk: 33, pageSize: 16 },
+  "logits to 1e4": { ...base, dtype: "f32", qScale: 1200 },
+  "logits to 1e4, decode": { ...base, sq: 1, sk: 700, dtype: "f32", qScale: 1200, pageSize: 64 },
+  "equal logits": { ...base, dtype: "f16", equalKeys: true, pageSize: 16 },
+  "random sinks": { ...base, sink: "random", pageSize: 64 },
+  "sinks that take all": { ...base, dtype: "f32", sink: 1e4 },
+  "sinks that take nothing": { ...base, dtype: "f32", sink: -1e4 },
+  "sinks of -Infinity": { ...base, sq: 1, sink: Number.NEGATIVE_INFINITY },
+  "sinks of a decode in splits": { ...base, sq: 1, sk: 3000, sink: "random", numSplits: 5, pageSize: 64 },
+  "weights by key": { ...base, logWeight: "key", dtype: "f16" },
+  "weights by key and head": { ...base, logWeight: "key_and_head", kvHeads: 3 },
+  "weights by key, paged": { ...base, logWeight: "key", pageSize: 16 },
+  "weights by key, decode": { ...base, logWeight: "key", sq: 1, sk: 900, dtype: "f32", pageSize: 64, softCap: 20 },
+  "rows per head": { ...base, perHeadRows: true, kvHeads: 3, pageSize: 16 },
+  "rows per head, decode": { ...base, perHeadRows: true, kvHeads: 3, sq: 1, sk: 500, pageSize: 64, dtype: "f16" },
+  "explicit positions and holes": { ...base, holes: true, pageSize: 16, qStart: 120 },
+  "explicit positions, window": { ...base, holes: true, pageSize: 64, windowLeft: 50, qStart: 100, dtype: "f32" },
+  "explicit positions, decode": {
+    ...base,
+    holes: true,
+    pageSize: 64,
+    sq: 1,
+    sk: 1000,
+    qStart: 5000,
+    perHeadRows: true,
+    kvHeads: 2,
+  },
+  "keys before RoPE": { ...base, rotary: 1, pageSize: 64 },
+  "keys before RoPE, f32, far out": { ...base, rotary: 0.5, dtype: "f32", sk: 2500, sq: 3 },
+  "keys before RoPE, decode": { ...base, rotary: 1, dtype: "f16", sq: 1, sk: 1500, pageSize: 16, headDim: 128 },
+  "queries ahead of the keys": { ...base, qStart: 400, windowLeft: 300, pageSize: 16 },
+  "queries before all keys": { ...base, qStart: -200 },
+  "strided queries": { ...base, stridedQ: true, dtype: "f16", headDim: 96 },
+  "asked-for splits": { ...base, numSplits: 7, sk: 1500, pageSize: 16, dtype: "f32" },
+  "splits over queries that see little": { ...base, numSplits: 9, sk: 700, sq: 700, windowLeft: 20, dtype: "f16" },
+  "odd head_dim": { ...base, headDim: 72, dtype: "f16", pageSize: 16 },
+  "smallest head_dim": { ...base, headDim: 8, dtype: "bf16", sq: 2 },
+  "one group of 32": { ...base, group: 32, kvHeads: 1, sq: 2 },
+  "batch invariant": { ...base, batchInvariant: true, sk: 9000, sq: 5, pageSize: 64 },
+  "batch invariant, window": { ...base, batchInvariant: true, sk: 9000, sq: 300, windowLeft: 4500, dtype: "f32", group: 1 },
+};
