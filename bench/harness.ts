@@ -29,11 +29,21 @@ const quantile = (sorted: readonly number[], q: number): number => {
 
 export function summarise(samplesUs: readonly number[]): Timing {
   const sorted = [...samplesUs].sort((a, b) => a - b);
-  return { samples: sorted.length, median_us: quantile(sorted, 0.5), p5_us: quantile(sorted, 0.05), p95_us: quantile(sorted, 0.95) };
+  return {
+    samples: sorted.length,
+    median_us: quantile(sorted, 0.5),
+    p5_us: quantile(sorted, 0.05),
+    p95_us: quantile(sorted, 0.95),
+  };
 }
 
 /** Times what `enqueue(i)` puts on the stream; `i` rises so that the caller can rotate its buffers beyond the caches. */
-export async function measure(name: string, stream: Stream, enqueue: (i: number) => void, options: MeasureOptions = {}): Promise<Timing> {
+export async function measure(
+  name: string,
+  stream: Stream,
+  enqueue: (i: number) => void,
+  options: MeasureOptions = {},
+): Promise<Timing> {
   const { repeats = 30, warmup = 3, nodes = 1, budgetMs = Number.POSITIVE_INFINITY } = options;
   let i = 0;
   const once = async (): Promise<number> => {
@@ -47,7 +57,14 @@ export async function measure(name: string, stream: Stream, enqueue: (i: number)
   const samplesUs: number[] = [];
   const begin = performance.now();
   const stopAt = new AbortController();
-  const bench = new Bench({ time: 0, iterations: repeats, warmup: false, retainSamples: true, signal: stopAt.signal, throws: true });
+  const bench = new Bench({
+    time: 0,
+    iterations: repeats,
+    warmup: false,
+    retainSamples: true,
+    signal: stopAt.signal,
+    throws: true,
+  });
   bench.add(name, async () => {
     const us = await once();
     samplesUs.push(us);

@@ -14,7 +14,12 @@ const shapeText = ({ shape: s }: Row): string =>
   `b${s.batch} q${s.qoLen} k${s.kvLen} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
 
 export function rowText(row: Row): string {
-  const rate = row.tflops !== undefined ? `${row.tflops.toFixed(2)} TFLOP/s` : row.gb_per_s !== undefined ? `${row.gb_per_s.toFixed(1)} GB/s` : "";
+  const rate =
+    row.tflops !== undefined
+      ? `${row.tflops.toFixed(2)} TFLOP/s`
+      : row.gb_per_s !== undefined
+        ? `${row.gb_per_s.toFixed(1)} GB/s`
+        : "";
   const peers = Object.entries(row.peers).map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}x`);
   return [
     `${row.op} ${row.variant}`.padEnd(28),

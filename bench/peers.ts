@@ -43,7 +43,8 @@ export async function timePeers(shapes: readonly PeerShape[]): Promise<PeerTimes
   }
   const { rows } = JSON.parse(out) as { rows: { id: string; peers: Record<string, number>; errors: Record<string, string> }[] };
   for (const row of rows) {
-    for (const [name, text] of Object.entries(row.errors)) process.stderr.write(`peers: ${row.id} ${name}: ${text.split("\n")[0]}\n`);
+    for (const [name, text] of Object.entries(row.errors))
+      process.stderr.write(`peers: ${row.id} ${name}: ${text.split("\n")[0]}\n`);
   }
   return new Map(rows.map((row) => [row.id, row.peers]));
 }

@@ -14,7 +14,8 @@ function findResults(folder: string): string[] {
     .sort();
 }
 
-const isSuite = (value: SuiteResult): boolean => Array.isArray(value.rows) && typeof value.suite === "string" && value.rows.every((r) => r.shape);
+const isSuite = (value: SuiteResult): boolean =>
+  Array.isArray(value.rows) && typeof value.suite === "string" && value.rows.every((r) => r.shape);
 
 const headsOf = ({ shape: s, dtype }: Row): string => `${dtype} ${s.qoHeads}/${s.kvHeads} d${s.headDim}`;
 
@@ -63,8 +64,8 @@ function charts(result: SuiteResult): string {
 
 /** Attainable TFLOP/s against operations per byte, with every row that has both as a point. */
 function roofline(result: SuiteResult): string {
-  const bandwidth = result.ceilings["read_gb_per_s"];
-  const peak = result.ceilings["gemm_bf16_tflops"];
+  const bandwidth = result.ceilings.read_gb_per_s;
+  const peak = result.ceilings.gemm_bf16_tflops;
   if (bandwidth === undefined || peak === undefined) return "";
   const points = result.rows
     .filter((row) => row.gb_per_s !== undefined || row.tflops !== undefined)
@@ -72,26 +73,51 @@ function roofline(result: SuiteResult): string {
       const s = row.shape;
       const width = row.dtype === "f32" ? 4 : 2;
       const bytes = width * s.batch * s.headDim * (2 * s.kvHeads * s.kvLen + 2 * s.qoHeads * s.qoLen);
-      const flops = row.tflops === undefined ? 4 * s.batch * s.qoHeads * s.qoLen * s.kvLen * s.headDim : row.tflops * row.median_us * 1e6;
+      const flops =
+        row.tflops === undefined ? 4 * s.batch * s.qoHeads * s.qoLen * s.kvLen * s.headDim : row.tflops * row.median_us * 1e6;
       return { x: Math.max(flops / bytes, 0.25), y: flops / row.median_us / 1e6 };
     });
   if (points.length === 0) return "";
   const intensities = Array.from({ length: 16 }, (_, i) => 2 ** (i - 1));
   const roof = intensities.map((x) => ({ x, y: Math.min(peak, (x * bandwidth) / 1000) }));
   const dots = points.sort((a, b) => a.x - b.x);
-  return lineChart([{ name: "ceiling", dashed: true, points: roof }, { name: "measured", points: dots, dots: true }], {
-    title: `Roofline: ${result.suite}`,
-    xLabel: "operations per byte",
-    yLabel: "TFLOP/s",
-    logY: true,
-  });
+  return lineChart(
+    [
+      { name: "ceiling", dashed: true, points: roof },
+      { name: "measured", points: dots, dots: true },
+    ],
+    {
+      title: `Roofline: ${result.suite}`,
+      xLabel: "operations per byte",
+      yLabel: "TFLOP/s",
+      logY: true,
+    },
+  );
 }
 
 function table(result: SuiteResult): string {
-  const head = ["op", "variant", "shape", "dtype", "median µs", "p5", "p95", "n", "rate", "of ceiling", "peers (their time / ours)", "max error"];
+  const head = [
+    "op",
+    "variant",
+    "shape",
+    "dtype",
+    "median µs",
+    "p5",
+    "p95",
+    "n",
+    "rate",
+    "of ceiling",
+    "peers (their time / ours)",
+    "max error",
+  ];
   const rows = result.rows.map((row) => {
     const s = row.shape;
-    const rate = row.tflops !== undefined ? `${row.tflops.toFixed(2)} TFLOP/s` : row.gb_per_s !== undefined ? `${row.gb_per_s.toFixed(1)} GB/s` : "";
+    const rate =
+      row.tflops !== undefined
+        ? `${row.tflops.toFixed(2)} TFLOP/s`
+        : row.gb_per_s !== undefined
+          ? `${row.gb_per_s.toFixed(1)} GB/s`
+          : "";
     const peers = Object.entries(row.peers).map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}`);
     return [
       row.op,

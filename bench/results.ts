@@ -48,7 +48,8 @@ export interface SuiteResult {
   rows: Row[];
 }
 
-const versionText = (version: number): string => (version === 0 ? "none" : `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`);
+const versionText = (version: number): string =>
+  version === 0 ? "none" : `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
 
 /** "NVIDIA H100 80GB HBM3" -> "h100-80gb-hbm3"; CPUs get the prefix "cpu-". */
 export function deviceSlug(device: Device): string {
@@ -84,7 +85,7 @@ export function describeRun(suite: string, device: Device, ceilings: Record<stri
     driver: versionText(info.driverVersion),
     cuda: versionText(info.runtimeVersion),
     clocks,
-    commit: process.env["KVASIR_COMMIT"] ?? commandLine("git", ["rev-parse", "--short", "HEAD"]),
+    commit: process.env.KVASIR_COMMIT ?? commandLine("git", ["rev-parse", "--short", "HEAD"]),
     at: new Date().toISOString(),
     ceilings,
     rows: [],
@@ -95,7 +96,7 @@ export function describeRun(suite: string, device: Device, ceilings: Record<stri
 export function resultsFolder(): string {
   const here = dirname(fileURLToPath(import.meta.url));
   const root = here.endsWith(join("dist", "bench")) ? join(here, "..", "..") : join(here, "..");
-  return process.env["KVASIR_RESULTS"] ?? join(root, "bench", "results");
+  return process.env.KVASIR_RESULTS ?? join(root, "bench", "results");
 }
 
 export function saveResult(device: Device, result: SuiteResult): string {

@@ -21,9 +21,19 @@ const ROTATE_BYTES = 256 * 2 ** 20;
 
 export function decodeCases(device: Device): DecodeCase[] {
   const base = { batch: 1, qoLen: 1, kvLen: 32768, qoHeads: 32, kvHeads: 8, headDim: 128, pageSize: 64 };
-  const make = (shape: Partial<typeof base>, variant = "paged"): DecodeCase => ({ variant, dtype: "bf16", shape: { ...base, ...shape } });
+  const make = (shape: Partial<typeof base>, variant = "paged"): DecodeCase => ({
+    variant,
+    dtype: "bf16",
+    shape: { ...base, ...shape },
+  });
   if (device.backend === "cpu") {
-    return [make({}), make({ kvLen: 8192 }), make({ headDim: 64 }), { ...make({}), dtype: "f32" }, make({ batch: 4, kvLen: 8192 })];
+    return [
+      make({}),
+      make({ kvLen: 8192 }),
+      make({ headDim: 64 }),
+      { ...make({}), dtype: "f32" },
+      make({ batch: 4, kvLen: 8192 }),
+    ];
   }
   return [
     ...[1024, 4096, 8192, 32768, 131072, 524288].map((kvLen) => make({ kvLen })),
@@ -98,7 +108,9 @@ async function runCase(device: Device, test: DecodeCase, ceilings: Record<string
     const kvHead = Math.floor(head / (qoHeads / kvHeads));
     const at = (isValue: 0 | 1) => (j: number, e: number) => {
       const slot = order[b * pagesPerRow + Math.floor(j / pageSize)] as number;
-      return pattern.at(slot * pageElements + ((lastLayer * kvHeads + kvHead) * 2 + isValue) * run + (j % pageSize) * headDim + e);
+      return pattern.at(
+        slot * pageElements + ((lastLayer * kvHeads + kvHead) * 2 + isValue) * run + (j % pageSize) * headDim + e,
+      );
     };
     const query = Float64Array.from({ length: headDim }, (_, e) => pattern.at((b * qoHeads + head) * headDim + e, 3_000_017));
     const expected = attendRow({ q: query, key: at(0), value: at(1), count: kvLen, scale: 1 / Math.sqrt(headDim) });
@@ -108,7 +120,7 @@ async function runCase(device: Device, test: DecodeCase, ceilings: Record<string
   for (const tensor of [...offsets, ...Object.values(table)]) tensor?.dispose();
   const tolerance = dtype === "f32" ? 1e-4 : 1e-2;
   const gbPerS = kvBytes / 1e9 / (timing.median_us / 1e6);
-  const ceiling = { name: "read_gb_per_s", value: ceilings["read_gb_per_s"] as number };
+  const ceiling = { name: "read_gb_per_s", value: ceilings.read_gb_per_s as number };
   return {
     op: "attention",
     variant: `decode-${test.variant}`,
@@ -125,7 +137,11 @@ async function runCase(device: Device, test: DecodeCase, ceilings: Record<string
   };
 }
 
-export async function attentionDecode(device: Device, ceilings: Record<string, number>, report: (row: Row) => void): Promise<void> {
+export async function attentionDecode(
+  device: Device,
+  ceilings: Record<string, number>,
+  report: (row: Row) => void,
+): Promise<void> {
   const cases = decodeCases(device);
   const peers = await timePeers(
     cases.map((test) => ({ id: caseId(test), device: device.backend, dtype: test.dtype, causal: false, ...test.shape })),

@@ -23,7 +23,11 @@ export function prefillCases(device: Device): PrefillCase[] {
         cases.push({ variant: "causal", dtype, shape: { batch: 1, qoLen: 4096, kvLen: 4096, qoHeads: 4, kvHeads: 2, headDim } });
       }
     }
-    cases.push({ variant: "chunk", dtype: "bf16", shape: { batch: 1, qoLen: 512, kvLen: 16384, qoHeads: 4, kvHeads: 2, headDim: 128 } });
+    cases.push({
+      variant: "chunk",
+      dtype: "bf16",
+      shape: { batch: 1, qoLen: 512, kvLen: 16384, qoHeads: 4, kvHeads: 2, headDim: 128 },
+    });
     return cases;
   }
   for (const headDim of [64, 96, 128, 192, 256]) {
@@ -36,9 +40,14 @@ export function prefillCases(device: Device): PrefillCase[] {
     }
   }
   const gqa = { batch: 1, qoHeads: 64, kvHeads: 8, headDim: 128 };
-  for (const length of [4096, 16384]) cases.push({ variant: "causal", dtype: "bf16", shape: { ...gqa, qoLen: length, kvLen: length } });
+  for (const length of [4096, 16384])
+    cases.push({ variant: "causal", dtype: "bf16", shape: { ...gqa, qoLen: length, kvLen: length } });
   for (const kvLen of [8192, 32768, 131072]) {
-    cases.push({ variant: "chunk", dtype: "bf16", shape: { batch: 1, qoLen: 512, kvLen, qoHeads: 32, kvHeads: 8, headDim: 128 } });
+    cases.push({
+      variant: "chunk",
+      dtype: "bf16",
+      shape: { batch: 1, qoLen: 512, kvLen, qoHeads: 32, kvHeads: 8, headDim: 128 },
+    });
   }
   return cases;
 }
@@ -111,13 +120,23 @@ async function runCase(device: Device, test: PrefillCase, ceilings: Record<strin
   };
 }
 
-export async function attentionPrefill(device: Device, ceilings: Record<string, number>, report: (row: Row) => void): Promise<void> {
+export async function attentionPrefill(
+  device: Device,
+  ceilings: Record<string, number>,
+  report: (row: Row) => void,
+): Promise<void> {
   const cases = prefillCases(device);
   // SDPA's is_causal aligns top-left, so chunks against a longer cache have no peer of the same meaning.
   const peers = await timePeers(
     cases
       .filter((test) => test.variant !== "chunk")
-      .map((test) => ({ id: caseId(test), device: device.backend, dtype: test.dtype, causal: test.variant === "causal", ...test.shape })),
+      .map((test) => ({
+        id: caseId(test),
+        device: device.backend,
+        dtype: test.dtype,
+        causal: test.variant === "causal",
+        ...test.shape,
+      })),
   );
   for (const test of cases) {
     report(await runCase(device, test, ceilings, peers));

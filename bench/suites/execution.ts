@@ -96,7 +96,9 @@ async function timerLag(device: Device, report: (row: Row) => void): Promise<voi
   running = false;
   const sorted = [...lags].sort((x, y) => x - y);
   const p99 = sorted[Math.floor(sorted.length * 0.99)] as number;
-  report(timeRow("timer_lag", "p99 during a 10 s prefill", { samples: lags.length, median_us: p99, p5_us: p99, p95_us: p99 }, 5000));
+  report(
+    timeRow("timer_lag", "p99 during a 10 s prefill", { samples: lags.length, median_us: p99, p5_us: p99, p95_us: p99 }, 5000),
+  );
 }
 
 export async function execution(device: Device, _ceilings: Record<string, number>, report: (row: Row) => void): Promise<void> {

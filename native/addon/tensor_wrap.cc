@@ -86,6 +86,7 @@ int64_t TensorWrap::elements() const {
 size_t TensorWrap::bytes() const { return static_cast<size_t>(elements() * dtype_bytes(view.dtype)); }
 
 bool TensorWrap::contiguous() const {
+  if (elements() == 0) return true;
   int64_t stride = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
     if (view.shape[i] > 1 && view.stride[i] != stride) return false;

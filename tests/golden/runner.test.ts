@@ -142,6 +142,45 @@ eachBackend((device) => {
       model.cache.checkIntegrity();
     });
 
+    test("goes on when the page table grows and rows move", async () => {
+      const prompt = ids.slice(0, 1000);
+      const alone = await greedy(model, prompt, 30);
+      using sequence = model.createSequence();
+      using first = await model.prefill([{ sequence, tokens: prompt }]);
+      using batch = model.decode([sequence]);
+      const made = [...(await batch.start(first))];
+      const table = model.cache.groups[0]?.table;
+      const [generation, start] = [table?.generation, table?.rowStart(sequence.row)];
+      const forks: Sequence[] = [];
+      while (made.length < 30) {
+        for (let i = 0; i < 5; i++) forks.push(sequence.fork());
+        made.push(...(await batch.step()));
+      }
+      expect(table?.generation).not.toBe(generation);
+      expect(table?.rowStart(sequence.row)).not.toBe(start);
+      const compared = model.dtype === "f32" ? 30 : 1;
+      expect(made.slice(0, compared)).toEqual(alone.slice(0, compared));
+      for (const fork of forks) fork.dispose();
+      model.cache.checkIntegrity();
+    });
+
+    test("that finds no page changes nothing, and works once there is one", async () => {
+      using small = await loadModel(device, modelFolder, { cacheTokens: 64 });
+      const pages = small.cache.groups[0]?.pool.numPages as number;
+      using other = small.createSequence();
+      other.reserve(64 * (pages - 1));
+      using sequence = small.createSequence();
+      using first = await small.prefill([{ sequence, tokens: ids.slice(0, 64) }]);
+      using batch = small.decode([sequence]);
+      const [token] = await batch.start(first);
+      expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 pages but only 0 of \d+ are free/], () => batch.step());
+      expect(sequence.length).toBe(64);
+      other.dispose();
+      const [next] = await batch.step();
+      expect([token, next]).toEqual(await greedy(small, ids.slice(0, 64), 2));
+      small.cache.checkIntegrity();
+    });
+
     test("leaves out sequences that are finished", async () => {
       using one = model.createSequence();
       using two = model.createSequence();
@@ -259,7 +298,7 @@ eachBackend((device) => {
       [{ topP: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /topP is 0, expected a number above 0/],
       [{ maxTokens: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /maxTokens is 0/],
     ] as const)("refuses %j", async (options, code, message) => {
-      await expectRejection(code, [message], model.generate(prompt, options).next());
+      await expectRejection(code, [message], model.generate(prompt, options as object).next());
     });
   });
 

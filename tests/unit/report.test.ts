@@ -65,8 +65,21 @@ describe("report", () => {
 
 describe("chart", () => {
   test("a larger value lies higher, a longer context further right", () => {
-    const svg = lineChart([{ name: "a", points: [{ x: 1, y: 1 }, { x: 4, y: 3 }] }], { title: "t", xLabel: "x", yLabel: "y" });
-    const [low, high] = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)].map((m) => [Number(m[1]), Number(m[2])] as const);
+    const svg = lineChart(
+      [
+        {
+          name: "a",
+          points: [
+            { x: 1, y: 1 },
+            { x: 4, y: 3 },
+          ],
+        },
+      ],
+      { title: "t", xLabel: "x", yLabel: "y" },
+    );
+    const [low, high] = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)].map(
+      (m) => [Number(m[1]), Number(m[2])] as const,
+    );
     expect(high?.[0]).toBeGreaterThan(low?.[0] as number);
     expect(high?.[1]).toBeLessThan(low?.[1] as number);
   });
