@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
   source.init(p, request, kv_head);
   const bool splits = is_split(p, request.qo_len);
   if (!splits && split > 0) return;
+  if (p.num_splits > 1) release_dependents();
 
   char* const stages = smem + warp * Shape::kWarpBytes;  // this warp's [kStages][K | V][kKeys, D]
   const uint32_t stages_smem = smem_address(stages);
@@ -243,9 +244,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
                     const int page_group = key / kPageGroup, entry = p.page_groups.div(page_group);
                     index = (request.kv_begin + static_cast<int64_t>(entry)) * p.page_size + p.page_groups.mod(page_group) * kPageGroup + in_group;
                   }
-                  bias = 1.4426950408889634f * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
+                  bias = kLog2E * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
                 }
-                x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * 1.4426950408889634f : x * p.scale_log2;
+                x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * kLog2E : x * p.scale_log2;
                 x = visible ? x + bias : -INFINITY;
               } else {
                 x = key < request.kv_len && key <= last && key >= first ? x : -INFINITY;
@@ -263,7 +264,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
         for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(score[j][2 * half], score[j][2 * half + 1]));
         top = quad_max(top);
         const float old = row_max[half];
-        const bool moves = __fmul_rn(top - old, scale) > 8.f;  // false when both are -inf
+        const bool moves = __fmul_rn(top - old, scale) > kMaxSlack;  // false when both are -inf
         row_max[half] = moves ? top : old;
         alpha[half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
         grew |= moves;
@@ -343,7 +344,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
       const bool some = !state.empty();
       if (!splits && p.sink != nullptr && some) {
         SoftmaxState<Base2> sink;
-        sink.max = p.sink[head] * 1.4426950408889634f;
+        sink.max = p.sink[head] * kLog2E;
         sink.sum = 1.f;
         const float factor = state.merge(sink).mine;
         acc.x *= factor, acc.y *= factor, acc.z *= factor, acc.w *= factor;

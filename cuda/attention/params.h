@@ -11,6 +11,7 @@
 
 namespace kvasir::cuda {
 
+inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
 
 struct AttentionParams {

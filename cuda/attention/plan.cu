@@ -11,7 +11,9 @@
 namespace kvasir::cuda {
 namespace {
 
-constexpr int64_t kSectionBytes = 24 << 20;  // K and V of the heads that run side by side: half of an H100's L2 cache
+// K and V of the heads that run side by side. Small sections keep them in the L2 cache; causal tiles differ in length, and a section of
+// many heads lets the longest of all start first, which is worth more than the cache until it is far exceeded.
+constexpr int64_t kSectionBytes = 24 << 20, kCausalSectionBytes = 64 << 20;
 constexpr int kInvariantSplits = 32;         // fixed, since boundaries may depend on the request alone
 constexpr int kInvariantRows = 16;           // batch-invariant: requests of at most so many packed rows are split
 constexpr int kMaxSplits = 128;
@@ -70,7 +72,7 @@ AttentionParams params_of(const kvasir_attention_args& a) {
   p.rotary_pairs = a.k_inv_freq.rank > 0 ? static_cast<int>(a.k_inv_freq.shape[0]) : 0;
   p.rope_scale = a.k_rope_scale == 0.f ? 1.f : a.k_rope_scale;
   p.sm_scale = a.sm_scale == 0.f ? 1.f / std::sqrt(static_cast<float>(p.head_dim)) : a.sm_scale;
-  p.scale_log2 = p.sm_scale * 1.4426950408889634f;
+  p.scale_log2 = p.sm_scale * kLog2E;
   p.soft_cap = a.logits_soft_cap;
   p.window_left = a.window_left;
   p.causal = a.causal != 0;
@@ -142,7 +144,8 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
                               : p.total_q * group / tile_rows + std::min<int64_t>(batch, p.total_q);
     p.num_tiles = static_cast<int>(tiles);
     const int64_t head_bytes = std::max<int64_t>(keys * p.head_dim * 2 * element, 1);
-    const int64_t sections = ceil_div(p.num_kv_heads, std::clamp<int64_t>(kSectionBytes / head_bytes, 1, p.num_kv_heads));
+    const int64_t section_bytes = p.causal ? kCausalSectionBytes : kSectionBytes;
+    const int64_t sections = ceil_div(p.num_kv_heads, std::clamp<int64_t>(section_bytes / head_bytes, 1, p.num_kv_heads));
     p.heads_per_section = static_cast<int>(ceil_div(p.num_kv_heads, sections));
     ctas = tiles * p.num_kv_heads;
     tile_keys = 256;  // a split shorter than that costs more than it balances

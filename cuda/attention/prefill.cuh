@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   char* const v_tiles = k_tiles + Shape::kStages * Sw::tile_bytes(kKeys);     // [kStages][kKeys, D]
   Shared& s = *reinterpret_cast<Shared*>(v_tiles + Shape::kStages * Sw::tile_bytes(kKeys));
   const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
+  if (p.num_splits > 1) release_dependents();
 
   // blockIdx.x runs over heads of a section first, then row tiles, then sections: the K and V of a section's heads share the L2 cache.
   // Batch-invariant: past those come the further splits of each request that is short enough to be split (one row tile).
@@ -135,19 +136,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       for (int i = 0; i < kRowTiles; ++i) ldmatrix_x4(q[step][i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
   }
 
-  // A tile is worked off in kParts parts of kPartKeys keys. With two, the exponentials of one part are issued between the matrix products
-  // of the other: scores(0) | scores(1) + exponentials(0) | accumulate(0) + exponentials(1) | accumulate(1).
-  constexpr int kParts = Shape::kParts, kPartKeys = kKeys / kParts, kTiles8 = kPartKeys / 8;
-  float score[kParts][kRowTiles][kTiles8][4];
-  float offset[kRowTiles][2], alpha[kRowTiles][2], sum[kRowTiles][2];  // of the part between its maximum and its rescale
-  const auto no_work = [](int, int) {};
+  float score[kRowTiles][kKeys / 8][4];  // S, then P
 
-  // score[part] = Q Kᵀ; `work(i, n)` fills the gaps.
-  const auto scores = [&](int part, uint32_t stage, auto work) {
+  const auto multiply_scores = [&](uint32_t stage) {  // S = Q Kᵀ
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
-      for (int j = 0; j < kTiles8; ++j) score[part][i][j][0] = score[part][i][j][1] = score[part][i][j][2] = score[part][i][j][3] = 0.f;
+      for (int j = 0; j < kKeys / 8; ++j) score[i][j][0] = score[i][j][1] = score[i][j][2] = score[i][j][3] = 0.f;
 #pragma unroll
     for (int step = 0; step < kD / 16; ++step) {
       uint32_t a[kRowTiles][4];
@@ -161,149 +156,121 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
         }
       }
 #pragma unroll
-      for (int j = 0; j < kPartKeys / 16; ++j) {
+      for (int j = 0; j < kKeys / 16; ++j) {
         uint32_t b[4];
-        ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + (part * kPartKeys + j * 16) * Sw::kRowBytes);
+        ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + j * 16 * Sw::kRowBytes);
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
-          mma_16816<T>(score[part][i][2 * j], a[i], b[0], b[1]);
-          mma_16816<T>(score[part][i][2 * j + 1], a[i], b[2], b[3]);
+          mma_16816<T>(score[i][2 * j], a[i], b[0], b[1]);
+          mma_16816<T>(score[i][2 * j + 1], a[i], b[2], b[3]);
         }
       }
-      work(step, kD / 16);
     }
   };
   // What a row may not see becomes -inf; kExtra: cap and bias, and scores become base-2 logits.
-  const auto mask = [&](int part, int tile) {
+  const auto mask = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int position = s.row_position[warp_row + i * 16 + half * 8 + row8];
-        const int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
+        int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
+        if constexpr (!kExtra) {  // relative to this lane's first column, so that the compares below are against constants
+          const int column0 = tile * kKeys + pair * 2;
+          last = min(last, s.request.kv_len - 1) - column0;
+          first = max(first, 0) - column0;
+        }
 #pragma unroll
-        for (int j = 0; j < kTiles8; ++j) {
+        for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            float& x = score[part][i][j][2 * half + e];
-            const int column = part * kPartKeys + j * 8 + pair * 2 + e;
+            float& x = score[i][j][2 * half + e];
             if constexpr (kExtra) {
-              const int at = s.key_position[column];
-              const float bias = s.key_bias[column];
-              x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * 1.4426950408889634f : x * p.scale_log2;
+              const int at = s.key_position[j * 8 + pair * 2 + e];
+              const float bias = s.key_bias[j * 8 + pair * 2 + e];
+              x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * kLog2E : x * p.scale_log2;
               x = bias > -INFINITY && at <= last && at >= first ? x + bias : -INFINITY;
             } else {
-              const int key = tile * kKeys + column;
-              x = key < s.request.kv_len && key <= last && key >= first ? x : -INFINITY;
+              x = j * 8 + e <= last && j * 8 + e >= first ? x : -INFINITY;
             }
           }
         }
       }
     }
   };
-  // Running maximum of every row, and whether any row of the warp moved it.
-  const auto maximum = [&](int part, bool masked) {
-    bool grew = false;
+  // Running maximum and sum of every row; P in place of S; O follows a maximum that moved.
+  const auto softmax = [&](bool masked) {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
+      float alpha[2];
+      bool grew = false;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float top = -INFINITY;
 #pragma unroll
-        for (int j = 0; j < kTiles8; ++j) top = fmaxf(top, fmaxf(score[part][i][j][2 * half], score[part][i][j][2 * half + 1]));
+        for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(score[i][j][2 * half], score[i][j][2 * half + 1]));
         top = quad_max(top);
         const float old = row_max[i][half];
-        const bool moves = __fmul_rn(top - old, scale) > 8.f;  // false when both are -inf
+        const bool moves = __fmul_rn(top - old, scale) > kMaxSlack;  // false when both are -inf
         row_max[i][half] = moves ? top : old;
-        alpha[i][half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
+        alpha[half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
         grew |= moves;
-        offset[i][half] = __fmul_rn(row_max[i][half], scale);
-        if (masked && row_max[i][half] == -INFINITY) offset[i][half] = 0.f;
-        sum[i][half] = 0.f;
+        float offset = __fmul_rn(row_max[i][half], scale), sum = 0.f;
+        if (masked && row_max[i][half] == -INFINITY) offset = 0.f;
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = score[i][j][2 * half + e];
+            x = exp2_approx(__fmaf_rn(x, scale, -offset));
+            sum = __fadd_rn(sum, x);
+          }
+        }
+        row_sum[i][half] = __fmaf_rn(row_sum[i][half], alpha[half], sum);
       }
-    }
-    return __any_sync(0xffffffffu, grew) != 0;
-  };
-  // Slice `slice` of `slices`: probabilities in place of scores.
-  const auto exponentials = [&](int part, int slice, int slices) {
-#pragma unroll
-    for (int x = 0; x < kRowTiles * kTiles8; ++x) {
-      if (x < slice * (kRowTiles * kTiles8) / slices || x >= (slice + 1) * (kRowTiles * kTiles8) / slices) continue;
-      const int i = x / kTiles8, j = x % kTiles8;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        score[part][i][j][e] = exp2_approx(__fmaf_rn(score[part][i][j][e], scale, -offset[i][e / 2]));
-        sum[i][e / 2] = __fadd_rn(sum[i][e / 2], score[part][i][j][e]);
-      }
-    }
-  };
-  const auto rescale = [&](bool grew) {
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) {
-      row_sum[i][0] = __fmaf_rn(row_sum[i][0], alpha[i][0], sum[i][0]);
-      row_sum[i][1] = __fmaf_rn(row_sum[i][1], alpha[i][1], sum[i][1]);
-      if (!grew) continue;
+      if (!__any_sync(0xffffffffu, grew)) continue;
 #pragma unroll
       for (int j = 0; j < kD / 8; ++j) {
-        o[i][j][0] *= alpha[i][0];
-        o[i][j][1] *= alpha[i][0];
-        o[i][j][2] *= alpha[i][1];
-        o[i][j][3] *= alpha[i][1];
+        o[i][j][0] *= alpha[0];
+        o[i][j][1] *= alpha[0];
+        o[i][j][2] *= alpha[1];
+        o[i][j][3] *= alpha[1];
       }
     }
   };
-  // O += P V; `work(i, n)` fills the gaps.
-  const auto accumulate = [&](int part, uint32_t stage, auto work) {
+  const auto multiply_values = [&](uint32_t stage) {  // O += P V
 #pragma unroll
-    for (int j = 0; j < kPartKeys / 16; ++j) {
+    for (int j = 0; j < kKeys / 16; ++j) {
       uint32_t a[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
-        a[i][0] = pack2<T>(score[part][i][2 * j][0], score[part][i][2 * j][1]);
-        a[i][1] = pack2<T>(score[part][i][2 * j][2], score[part][i][2 * j][3]);
-        a[i][2] = pack2<T>(score[part][i][2 * j + 1][0], score[part][i][2 * j + 1][1]);
-        a[i][3] = pack2<T>(score[part][i][2 * j + 1][2], score[part][i][2 * j + 1][3]);
+        a[i][0] = pack2<T>(score[i][2 * j][0], score[i][2 * j][1]);
+        a[i][1] = pack2<T>(score[i][2 * j][2], score[i][2 * j][3]);
+        a[i][2] = pack2<T>(score[i][2 * j + 1][0], score[i][2 * j + 1][1]);
+        a[i][3] = pack2<T>(score[i][2 * j + 1][2], score[i][2 * j + 1][3]);
       }
 #pragma unroll
       for (int step = 0; step < kD / 16; ++step) {
         uint32_t b[4];
-        ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + (part * kPartKeys + j * 16) * Sw::kRowBytes);
+        ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + j * 16 * Sw::kRowBytes);
 #pragma unroll
         for (int i = 0; i < kRowTiles; ++i) {
           mma_16816<T>(o[i][2 * step], a[i], b[0], b[1]);
           mma_16816<T>(o[i][2 * step + 1], a[i], b[2], b[3]);
         }
-        work(j * (kD / 16) + step, kPartKeys / 16 * (kD / 16));
       }
     }
   };
-  // One tile; `between` runs after the last product with K (single stage: V arrives, the next K starts).
+  // One tile; `between` runs after the product with K (single stage: V arrives, the next K starts).
   const auto attend = [&](auto masked, int tile, auto between, bool visible) {
     constexpr bool kMasked = decltype(masked)::value;
     const uint32_t stage = Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0;
-    bool grew = false;
-    if (visible) {
-      scores(0, stage, no_work);
-      if constexpr (kParts == 2) {
-        if constexpr (kMasked) mask(0, tile);
-        grew = maximum(0, kMasked);
-        scores(1, stage, [&](int slice, int slices) { exponentials(0, slice, slices); });
-      }
-    }
+    if (visible) multiply_scores(stage);
     between();
     if (!visible) return;
-    if constexpr (kParts == 2) {
-      rescale(grew);
-      if constexpr (kMasked) mask(1, tile);
-      grew = maximum(1, kMasked);
-      accumulate(0, stage, [&](int slice, int slices) { exponentials(1, slice, slices); });
-    } else {
-      if constexpr (kMasked) mask(0, tile);
-      grew = maximum(0, kMasked);
-      exponentials(0, 0, 1);
-    }
-    rescale(grew);
-    accumulate(kParts - 1, stage, no_work);
+    if constexpr (kMasked) mask(tile);
+    softmax(kMasked);
+    multiply_values(stage);
   };
 
   for (int tile = tile_end - 1; tile >= s.tile_begin; --tile) {
@@ -353,6 +320,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   const int rows = s.rows, row_begin = s.row_begin, kv_head = s.kv_head;
   const bool split = is_split(p, s.request.qo_len);
   if (warp_row >= rows) return;
+  __syncwarp();  // the warp is done reading its rows of Q, which O replaces
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -363,13 +331,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       float sum = quad_sum(row_sum[i][half]), top = row_max[i][half] * scale, factor = 1.f;
       if (row_max[i][half] == -INFINITY) sum = 0.f;
       if (p.sink != nullptr && !split && live && sum > 0.f) {
-        const float sink = p.sink[head] * 1.4426950408889634f, both = fmaxf(top, sink);
+        const float sink = p.sink[head] * kLog2E, both = fmaxf(top, sink);
         factor = exp2_approx(top - both);
         sum = sum * factor + exp2_approx(sink - both);
         top = both;
       }
       const float inverse = sum > 0.f ? factor / sum : 0.f;
-      const float lse = sum > 0.f ? (top + log2f(sum)) * 0.6931471805599453f : -INFINITY;
+      const float lse = sum > 0.f ? (top + log2f(sum)) * kLn2 : -INFINITY;
       if (split) {
         if (!live) continue;
         const int64_t at = (s.split * p.part_rows + partial_row(p, s.request, query)) * p.num_qo_heads + head;

@@ -7,16 +7,15 @@
 
 namespace kvasir::cuda {
 
-template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_, bool kQInRegisters_ = false, int kParts_ = 1>
+template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_, bool kQInRegisters_ = false>
 struct PrefillShape {
   static constexpr bool kQInRegisters = kQInRegisters_;
-  static constexpr int kParts = kParts_;  // of a tile's keys, worked off one behind the other
   static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
   static constexpr int kCtasPerSm = kCtasPerSm_;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kWarpRows = kRows / kWarps, kRowTiles = kWarpRows / 16;
   static constexpr int kGroups = kKeys / kPageGroup;
-  static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2) && kKeys % (16 * kParts) == 0);
+  static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2));
 };
 
 // Bookkeeping of a CTA, in shared memory so that the main loop's registers stay with the fragments.
@@ -124,7 +123,7 @@ __device__ void prepare_keys(const AttentionParams& p, PrefillShared<Shape, Sour
       if constexpr (Source::kPaged) {
         index = (s.request.kv_begin + static_cast<int64_t>(p.page_groups.div(key / kPageGroup))) * p.page_size + in_page;
       }
-      bias = 1.4426950408889634f * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
+      bias = kLog2E * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
     }
     s.key_position[row] = at;
     s.key_bias[row] = bias;

@@ -4,6 +4,9 @@
 
 namespace kvasir::cuda {
 
+// A row's running maximum moves only when a tile exceeds it by more than 2^8: probabilities stay far below overflow, and O is seldom rescaled.
+inline constexpr float kMaxSlack = 8.f;
+
 struct Request {
   int index;              // in the batch
   int qo_begin, qo_len;   // tokens of q
@@ -59,7 +62,7 @@ __device__ __forceinline__ void split_tiles(const AttentionParams& p, int kv_len
   if (p.batch_invariant) {
     int keys = 512;
     while (static_cast<int64_t>(keys) * p.num_splits < kv_len) keys *= 2;
-    chunk = keys / tile_keys;
+    chunk = (keys + tile_keys - 1) / tile_keys;
     first = 0;
   } else {
     chunk = (end - begin + p.num_splits - 1) / p.num_splits;

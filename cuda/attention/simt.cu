@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
       score = dot * p.sm_scale;
       if (p.soft_cap > 0.f) score = p.soft_cap * tanhf(score / p.soft_cap);
       if (p.log_weight != nullptr) score += p.log_weight[weight_index * p.log_weight_token + kv_head * p.log_weight_head];
-      score *= 1.4426950408889634f;
+      score *= kLog2E;
     }
     SoftmaxState<Base2> round;
     round.max = score;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
   const bool some = !state.empty();
   if (!split && p.sink != nullptr && some) {
     SoftmaxState<Base2> sink;
-    sink.max = p.sink[head] * 1.4426950408889634f;
+    sink.max = p.sink[head] * kLog2E;
     sink.sum = 1.f;
     const float factor = state.merge(sink).mine;
 #pragma unroll

@@ -5,6 +5,7 @@
  * A cache belongs to one stream. A freed page may be reused at once, because work that still reads it comes earlier in that stream.
  */
 import { KvasirError } from "../errors.js";
+import { checkInteger } from "../options.js";
 import { type CacheStats, cacheStats } from "./cache_stats.js";
 import { identityFormat, type LayerGroup, type PageFormat } from "./page_format.js";
 import { PagePool } from "./page_pool.js";
@@ -53,6 +54,12 @@ export class KvCache {
     return new Sequence(this, this.#takeRow());
   }
 
+  /** The row of one of this cache's sequences. @throws ERR_KVASIR_DISPOSED, ERR_KVASIR_INVALID_ARGUMENT */
+  rowOf(sequence: Sequence): number {
+    if (sequence.cache !== this) throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "sequence belongs to another cache");
+    return sequence.row;
+  }
+
   length(row: number): number {
     const length = this.#lengths[row];
     if (length === undefined || length < 0)
@@ -62,16 +69,20 @@ export class KvCache {
 
   /**
    * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing.
-   * @throws ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed.
+   * @throws ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT, and then nothing has changed.
    */
   reserve(rows: readonly number[], tokens: readonly number[]): void {
+    for (const count of tokens) checkInteger("tokens", count, 0);
+    if (new Set(rows).size !== rows.length) {
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "a sequence appears twice; join its tokens, or fork it");
+    }
     this.groups.forEach((group, index) => {
       const need = this.#pagesNeeded(group, rows, tokens);
       if (need > group.pool.numFree) {
         const where = this.groups.length > 1 ? ` in group ${index}` : "";
         throw new KvasirError(
           "ERR_KVASIR_OUT_OF_PAGES",
-          `Need ${need} pages${where} but only ${group.pool.numFree} of ${group.pool.numPages} are free; dispose or truncate a sequence, or raise maxPages`,
+          `Need ${need} ${need === 1 ? "page" : "pages"}${where} but only ${group.pool.numFree} of ${group.pool.numPages} are free; dispose or truncate a sequence, or raise maxPages`,
         );
       }
     });

@@ -76,7 +76,7 @@ export class DecodeBatch implements Disposable {
   step(): Promise<Int32Array> {
     if (this.#disposed) throw new KvasirError("ERR_KVASIR_DISPOSED", "Decode batch was disposed; make another");
     const { cache } = this.#transformer.parts;
-    const rows = this.sequences.flatMap((sequence, i) => (this.#active[i] === 1 ? [sequence.row] : []));
+    const rows = this.sequences.flatMap((sequence, i) => (this.#active[i] === 1 ? [cache.rowOf(sequence)] : []));
     cache.reserve(
       rows,
       rows.map(() => 1),

@@ -49,7 +49,7 @@ export async function prefill(
   for (const { tokens } of items) checkTokens(tokens, config.vocabSize);
   options.signal?.throwIfAborted();
   cache.reserve(
-    items.map(({ sequence }) => sequence.row),
+    items.map(({ sequence }) => cache.rowOf(sequence)),
     items.map(({ tokens }) => tokens.length),
   );
   const last = device.empty("f32", [items.length, config.vocabSize]);

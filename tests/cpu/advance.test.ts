@@ -25,6 +25,10 @@ eachBackend((device) => {
   test("without step and active, every row advances", async () => {
     const [kvLen, positions, slotMapping] = [vector([3]), vector([0]), vector([0])];
     advance(device.stream, { kvLen, rowStart: vector([1]), pageIndices: vector([0, 4]), positions, slotMapping, pageSize: 32 });
-    expect([[...(await kvLen.read())], [...(await positions.read())], [...(await slotMapping.read())]]).toEqual([[4], [3], [4 * 32 + 3]]);
+    expect([[...(await kvLen.read())], [...(await positions.read())], [...(await slotMapping.read())]]).toEqual([
+      [4],
+      [3],
+      [4 * 32 + 3],
+    ]);
   });
 });

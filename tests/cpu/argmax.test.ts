@@ -2,7 +2,13 @@ import { expect, test } from "vitest";
 import { argmax, type Device } from "../../lib/index.js";
 import { eachKernel, type FloatType, floatTypes, matrix, normals } from "./numbers.js";
 
-async function argmaxOf(device: Device, dtype: FloatType, rows: number, vocab: number, values: Float32Array): Promise<Int32Array> {
+async function argmaxOf(
+  device: Device,
+  dtype: FloatType,
+  rows: number,
+  vocab: number,
+  values: Float32Array,
+): Promise<Int32Array> {
   const logits = matrix(device, dtype, rows, vocab, values, 3);
   const out = device.empty("i32", [rows]);
   argmax(device.stream, { logits, out });

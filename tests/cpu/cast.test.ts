@@ -28,7 +28,19 @@ function samples(): Float32Array {
   const values: number[] = [0, -0, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN];
   for (const { precision, minExponent, largest } of Object.values(formats)) {
     for (let exponent = minExponent - precision - 1; exponent <= Math.min(minExponent + 40, 127); exponent++) {
-      for (const fraction of [1, 1.0625, 1.125, 1.25, 1.5, 1.75, 1.875, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 2 - 2 ** -9, 2 - 2 ** -12]) {
+      for (const fraction of [
+        1,
+        1.0625,
+        1.125,
+        1.25,
+        1.5,
+        1.75,
+        1.875,
+        1 + 2 ** -11,
+        1 + 3 * 2 ** -11,
+        2 - 2 ** -9,
+        2 - 2 ** -12,
+      ]) {
         values.push(fraction * 2 ** exponent, -fraction * 2 ** exponent);
       }
     }

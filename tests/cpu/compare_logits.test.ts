@@ -11,19 +11,41 @@ function logSoftmax(line: Float32Array): Float64Array {
 eachKernel((device) => {
   for (const dtype of floatTypes) {
     test(`${dtype}: KL divergence and agreement of the argmax`, async () => {
-      for (const [rows, vocab] of [[1, 1], [7, 255], [3, 257], [2, 1000], [2, 20000], [0, 9]] as const) {
+      for (const [rows, vocab] of [
+        [1, 1],
+        [7, 255],
+        [3, 257],
+        [2, 1000],
+        [2, 20000],
+        [0, 9],
+      ] as const) {
         for (const distance of [3, 0.1, 0]) {
           const seed = vocab + 5;
           const base = normals(seed, rows * vocab, 4);
           const noise = normals(seed + 1, rows * vocab, distance);
           const reference = matrix(device, "f32", rows, vocab, base, 3);
-          const logits = matrix(device, dtype, rows, vocab, base.map((value, i) => value + (noise[i] as number)), 1);
+          const logits = matrix(
+            device,
+            dtype,
+            rows,
+            vocab,
+            base.map((value, i) => value + (noise[i] as number)),
+            1,
+          );
           const [kl, agree] = [device.empty("f32", [rows]), device.empty("i32", [rows])];
           compareLogits(device.stream, { reference, logits, kl, agree });
-          const [from, to, got, same] = await Promise.all([reference.readFloats(), logits.readFloats(), kl.readFloats(), agree.read()]);
+          const [from, to, got, same] = await Promise.all([
+            reference.readFloats(),
+            logits.readFloats(),
+            kl.readFloats(),
+            agree.read(),
+          ]);
           const wantSame: number[] = [];
           const want = Float64Array.from({ length: rows }, (_, row) => {
-            const [a, b] = [from, to].map((all) => logSoftmax(all.subarray(row * vocab, (row + 1) * vocab))) as [Float64Array, Float64Array];
+            const [a, b] = [from, to].map((all) => logSoftmax(all.subarray(row * vocab, (row + 1) * vocab))) as [
+              Float64Array,
+              Float64Array,
+            ];
             const best = (all: Float64Array): number => all.indexOf(all.reduce((most, value) => Math.max(most, value)));
             wantSame.push(best(a) === best(b) ? 1 : 0);
             return a.reduce((sum, p, i) => sum + Math.exp(p) * (p - (b[i] as number)), 0);

@@ -5,7 +5,14 @@ import { eachKernel, expectClose, floatTypes, matrix, normals } from "./numbers.
 eachKernel((device) => {
   for (const dtype of floatTypes) {
     test(`${dtype}: nll = logsumexp(logits) - logits[target]`, async () => {
-      for (const [rows, vocab] of [[1, 1], [7, 255], [3, 257], [2, 1000], [2, 40000], [0, 9]] as const) {
+      for (const [rows, vocab] of [
+        [1, 1],
+        [7, 255],
+        [3, 257],
+        [2, 1000],
+        [2, 40000],
+        [0, 9],
+      ] as const) {
         for (const scale of [1, 20, 1e4]) {
           const seed = vocab + 3;
           const logits = matrix(device, dtype, rows, vocab, normals(seed, rows * vocab, scale), 3);

@@ -22,7 +22,14 @@ const shapes: readonly Shape[] = [
   { rows: 0, out: 4, depth: 8 },
 ];
 
-async function check(device: Device, dtype: FloatType, outType: FloatType, shape: Shape, scale: number, seed: number): Promise<void> {
+async function check(
+  device: Device,
+  dtype: FloatType,
+  outType: FloatType,
+  shape: Shape,
+  scale: number,
+  seed: number,
+): Promise<void> {
   const { rows, out: columns, depth, padding = 0 } = shape;
   const x = matrix(device, dtype, rows, depth, normals(seed, rows * depth, scale), padding);
   const weight = matrix(device, dtype, columns, depth, normals(seed + 1, columns * depth), 2 * padding);
@@ -70,7 +77,12 @@ eachKernel((device) => {
       const all = device.empty(dtype, [rows, columns]);
       linear(device.stream, { x, weight, out: all, batchInvariant: true });
       const whole = await all.read();
-      for (const [begin, end] of [[0, 1], [41, 47], [50, 63], [102, 103]] as const) {
+      for (const [begin, end] of [
+        [0, 1],
+        [41, 47],
+        [50, 63],
+        [102, 103],
+      ] as const) {
         const part = device.empty(dtype, [end - begin, columns]);
         linear(device.stream, { x: x.slice(begin, end), weight, out: part, batchInvariant: true });
         expect(await part.read(), `rows ${begin} to ${end}`).toEqual(whole.slice(begin * columns, end * columns));

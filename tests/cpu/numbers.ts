@@ -24,7 +24,10 @@ export function uniform(seed: number): () => number {
 
 export function normals(seed: number, count: number, scale = 1): Float32Array {
   const next = uniform(seed);
-  return Float32Array.from({ length: count }, () => scale * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()));
+  return Float32Array.from(
+    { length: count },
+    () => scale * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()),
+  );
 }
 
 /** `[rows, width]` whose rows lie `padding` elements apart, with NaN between them. */

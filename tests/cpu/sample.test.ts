@@ -76,7 +76,14 @@ eachKernel((device) => {
       for (const vocab of [1, 7, 255, 1000]) {
         const rows = 40;
         // Coarse steps make ties, whose order is part of the law.
-        const logits = matrix(device, dtype, rows, vocab, normals(vocab, rows * vocab, 2).map((x) => Math.round(x * 16) / 16), 3);
+        const logits = matrix(
+          device,
+          dtype,
+          rows,
+          vocab,
+          normals(vocab, rows * vocab, 2).map((x) => Math.round(x * 16) / 16),
+          3,
+        );
         const values = await logits.readFloats();
         const seeds = Int32Array.from({ length: rows }, (_, row) => row * 7919 - 100);
         const steps = Int32Array.from({ length: rows }, (_, row) => row % 5);
@@ -104,7 +111,11 @@ eachKernel((device) => {
     for (let row = 0; row < rows; row++) values.set(line, row * vocab);
     const out = device.empty("i32", [rows]);
     const seed = device.tensor("i32", [rows], new Int32Array(rows).fill(123));
-    const step = device.tensor("i32", [rows], Int32Array.from({ length: rows }, (_, row) => row));
+    const step = device.tensor(
+      "i32",
+      [rows],
+      Int32Array.from({ length: rows }, (_, row) => row),
+    );
     sample(device.stream, { logits: device.tensor("f32", [rows, vocab], values), seed, step, out });
     const counts = new Array<number>(vocab).fill(0);
     for (const token of await out.read()) counts[token] = (counts[token] as number) + 1;
@@ -122,7 +133,11 @@ eachKernel((device) => {
     const values = new Float32Array(rows * 5);
     for (let row = 0; row < rows; row++) values.set(row < 32 ? [low, 1, low, 1, low] : [3, high, 2, low, high], row * 5);
     const out = device.empty("i32", [rows]);
-    const seed = device.tensor("i32", [rows], Int32Array.from({ length: rows }, (_, row) => row));
+    const seed = device.tensor(
+      "i32",
+      [rows],
+      Int32Array.from({ length: rows }, (_, row) => row),
+    );
     sample(device.stream, { logits: device.tensor("f32", [rows, 5], values), seed, out });
     const tokens = [...(await out.read())];
     expect(new Set(tokens.slice(0, 32))).toEqual(new Set([1, 3]));
@@ -132,7 +147,11 @@ eachKernel((device) => {
   test("a row's token does not depend on its batch", async () => {
     const [rows, vocab] = [9, 3000];
     const logits = device.tensor("f32", [rows, vocab], normals(5, rows * vocab, 3));
-    const seed = device.tensor("i32", [rows], Int32Array.from({ length: rows }, (_, row) => row + 1));
+    const seed = device.tensor(
+      "i32",
+      [rows],
+      Int32Array.from({ length: rows }, (_, row) => row + 1),
+    );
     const [all, one] = [device.empty("i32", [rows]), device.empty("i32", [1])];
     sample(device.stream, { logits, seed, out: all });
     sample(device.stream, { logits: logits.slice(4, 5), seed: seed.slice(4, 5), out: one });

@@ -5,7 +5,14 @@ import { eachKernel, expectClose, floatTypes, matrix, normals, roundoff, underfl
 eachKernel((device) => {
   for (const dtype of floatTypes) {
     test(`${dtype}: out = gate * sigmoid(gate) * up`, async () => {
-      for (const [rows, width] of [[1, 1], [7, 255], [2, 257], [1, 1000], [3, 5000], [0, 8]] as const) {
+      for (const [rows, width] of [
+        [1, 1],
+        [7, 255],
+        [2, 257],
+        [1, 1000],
+        [3, 5000],
+        [0, 8],
+      ] as const) {
         for (const scale of [1, 30, 1e-3]) {
           const seed = 11 + width;
           const gate = matrix(device, dtype, rows, width, normals(seed, rows * width, scale), 3);
@@ -14,7 +21,8 @@ eachKernel((device) => {
           siluMul(device.stream, { gate, up, out });
           const [gates, ups, got] = await Promise.all([gate.readFloats(), up.readFloats(), out.readFloats()]);
           const want = Float64Array.from(gates, (value, i) => (value / (1 + Math.exp(-value))) * (ups[i] as number));
-          const tolerance = (i: number): number => (roundoff[dtype] + 2 ** -20) * Math.abs(want[i] as number) + underflow[dtype] + 1e-35;
+          const tolerance = (i: number): number =>
+            (roundoff[dtype] + 2 ** -20) * Math.abs(want[i] as number) + underflow[dtype] + 1e-35;
           expectClose(got, want, tolerance, `silu_mul ${dtype} [${rows}, ${width}] scale ${scale}, seed ${seed}`);
         }
       }

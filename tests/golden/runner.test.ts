@@ -89,6 +89,14 @@ eachBackend((device) => {
       await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/tokens is empty/], model.prefill([{ sequence, tokens: [] }]));
     });
 
+    test("refuses a sequence that appears twice, or is of another cache", async () => {
+      using sequence = model.createSequence();
+      const item = { sequence, tokens: [1, 2] };
+      await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/a sequence appears twice/], model.prefill([item, item]));
+      using other = await loadModel(device, modelFolder, { cacheTokens: 64 });
+      await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/sequence belongs to another cache/], other.prefill([item]));
+    });
+
     test("that does not fit leaves every sequence as it was", async () => {
       using one = model.createSequence();
       using two = model.createSequence();
@@ -173,7 +181,7 @@ eachBackend((device) => {
       using first = await small.prefill([{ sequence, tokens: ids.slice(0, 64) }]);
       using batch = small.decode([sequence]);
       const [token] = await batch.start(first);
-      expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 pages but only 0 of \d+ are free/], () => batch.step());
+      expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 page but only 0 of \d+ are free/], () => batch.step());
       expect(sequence.length).toBe(64);
       other.dispose();
       const [next] = await batch.step();
@@ -237,68 +245,6 @@ eachBackend((device) => {
       sequence.dispose();
       expectError("ERR_KVASIR_DISPOSED", [/Sequence was disposed/], () => sequence.fork());
       await expectRejection("ERR_KVASIR_DISPOSED", [/Sequence was disposed/], model.prefill([{ sequence, tokens: [1] }]));
-    });
-  });
-
-  describe("generate", () => {
-    const prompt = "Call me";
-
-    test("gives the same tokens for the same seed, and others for another", async () => {
-      const run = async (seed: number): Promise<number[]> => {
-        const tokens: number[] = [];
-        for await (const { token } of model.generate(prompt, { maxTokens: 24, temperature: 1, topK: 200, topP: 0.95, seed }))
-          tokens.push(token);
-        return tokens;
-      };
-      const first = await run(7);
-      expect(await run(7)).toEqual(first);
-      expect(await run(8)).not.toEqual(first);
-    });
-
-    test("yields text that joins to the decoding of its tokens", async () => {
-      const tokens: number[] = [];
-      let text = "";
-      for await (const part of model.generate(prompt, { maxTokens: 40, temperature: 1.5, seed: 3, stopTokens: [] })) {
-        tokens.push(part.token);
-        text += part.text;
-      }
-      expect(tokens.length).toBe(40);
-      expect(text).toBe(model.tokenizer.decode(tokens));
-    });
-
-    test("ends before a stop token, and leaves a continued sequence at the yielded text", async () => {
-      const all = await greedy(model, ids.slice(0, 130), 12);
-      const stop = all.find((token, i) => i >= 4 && all.indexOf(token) === i) as number;
-      using sequence = model.createSequence();
-      const made: number[] = [];
-      for await (const { token } of model.generate(ids.slice(0, 130), { sequence, maxTokens: 12, stopTokens: [stop] }))
-        made.push(token);
-      expect(made).toEqual(all.slice(0, all.indexOf(stop)));
-      expect(sequence.length).toBe(130 + made.length);
-    });
-
-    test("stops when aborted and when the loop is left, and frees its pages", async () => {
-      const used = model.cache.stats().usedBytes;
-      const abort = new AbortController();
-      let made = 0;
-      const run = async (): Promise<void> => {
-        for await (const _ of model.generate(prompt, { maxTokens: 500, signal: abort.signal, stopTokens: [] }))
-          if (++made === 3) abort.abort(new Error("enough"));
-      };
-      await expect(run()).rejects.toThrow("enough");
-      for await (const _ of model.generate(prompt, { maxTokens: 500, stopTokens: [] })) break;
-      expect(made).toBeLessThan(10);
-      expect(model.cache.stats().usedBytes).toBe(used);
-      model.cache.checkIntegrity();
-    });
-
-    test.each([
-      [{ temprature: 1 }, "ERR_KVASIR_UNKNOWN_OPTION", /temprature; did you mean temperature\?/],
-      [{ temperature: -1 }, "ERR_KVASIR_INVALID_ARGUMENT", /temperature is -1, expected a finite number of at least 0/],
-      [{ topP: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /topP is 0, expected a number above 0/],
-      [{ maxTokens: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /maxTokens is 0/],
-    ] as const)("refuses %j", async (options, code, message) => {
-      await expectRejection(code, [message], model.generate(prompt, options as object).next());
     });
   });
 
