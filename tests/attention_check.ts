@@ -1,13 +1,6 @@
 /** Builds the inputs of an attention case from a seed, runs it on a device, and holds the result to the float64 oracle of the CPU. */
-import {
-  type AttentionArgs,
-  type Device,
-  type Tensor,
-  type TensorData,
-  attention,
-  attentionReference,
-  dtypeBytes,
-} from "../lib/index.js";
+import type { AttentionArgs, Device, Tensor, TensorData } from "../lib/index.js";
+import { attention, attentionReference, dtypeBytes } from "../lib/index.js";
 import { type AttentionCase, random } from "./attention_cases.js";
 
 /** New inputs each run; KVASIR_TEST_SEED repeats one. Failure messages print it. */
@@ -167,7 +160,7 @@ function addPages(inputs: Inputs, c: AttentionCase, kvLens: number[], kvHeads: n
   }
   const bytes = dtypeBytes[c.dtype];
   const offsets = Array.from({ length: kvHeads }, (_, h) => [2 * h * run * bytes, (2 * h + 1) * run * bytes]).flat();
-  const i32 = (shape: number[], data: readonly number[]) => ({ dtype: "i32" as const, shape, data: Int32Array.from(data) });
+  const i32 = (shape: number[], data: number[]) => ({ dtype: "i32" as const, shape, data: Int32Array.from(data) });
   inputs.tensors.pages = { dtype: c.dtype, shape: [slots + 2, pageElements], data: pages };
   inputs.tensors.pageOffsets = i32([kvHeads, 2], offsets);
   inputs.tensors.rowStart = i32([rowLens.length], rowStart);
@@ -185,10 +178,7 @@ function addPages(inputs: Inputs, c: AttentionCase, kvLens: number[], kvHeads: n
 /** The arguments on a device, out and lse poisoned; dispose `owned` when done. */
 export function upload(device: Device, c: AttentionCase, inputs: Inputs): { args: AttentionArgs; owned: Tensor[] } {
   const owned: Tensor[] = [];
-  const own = (tensor: Tensor): Tensor => {
-    owned.push(tensor);
-    return tensor;
-  };
+  const own = (tensor: Tensor): Tensor => owned[owned.push(tensor) - 1]!;
   const tensors: Record<string, Tensor> = {};
   for (const [name, { dtype, shape, data }] of Object.entries(inputs.tensors))
     tensors[name] = own(device.tensor(dtype, shape, data));

@@ -127,6 +127,19 @@ std::vector<Case> cases(bool small) {
       add(c);
     }
   }
+  for (int d : dims) {  // one warp walks more pages than its lanes hold at a time
+    for (int page : {0, 16, 256}) {
+      Case c;
+      c.head_dim = d, c.page_size = page, c.qo = {1, 2}, c.kv = {small ? 2500 : 6000, 4099}, c.splits = 1;
+      add(c);
+      c.splits = 256, c.soft_cap = 30, c.sink = true;
+      add(c);
+      c.splits = 0, c.invariant = true, c.explicit_pages = page > 0;
+      add(c);
+      c.explicit_pages = false, c.qo_heads = 70, c.kv_heads = 1, c.kv = {900, 500}, c.soft_cap = 0;
+      add(c);
+    }
+  }
   Case many;  // 4096 requests
   many.head_dim = 64, many.qo_heads = 2, many.kv_heads = 1, many.page_size = 16;
   for (int i = 0; i < (small ? 300 : 4096); ++i) many.qo.push_back(i % 3), many.kv.push_back(i * 7 % 40);
@@ -221,7 +234,7 @@ bool check_laws() {
     cudaStreamDestroy(stream);
   }
   for (int queries : {1, 24}) {  // batch-invariant: the last request alone, and among others
-    for (int d : {64, 128, 256}) {
+    for (int d : {64, 96, 128, 192, 256}) {
       Case c;
       c.head_dim = d, c.qo_heads = 8, c.kv_heads = 2, c.page_size = 64, c.invariant = true;
       c.qo.assign(20, queries), c.kv.assign(20, 700);
@@ -425,7 +438,14 @@ double relative_difference(const std::vector<uint16_t>& a, const std::vector<uin
   return std::sqrt(e / n);
 }
 
-void time_prefill(const Hardware& hw, int d, int length, bool variants) {
+// What a prefill row adds to the plain problem.
+struct Options {
+  const char* name = "";
+  float soft_cap = 0;
+  int window = -1;
+};
+
+void time_prefill(const Hardware& hw, int d, int length, bool variants, const Options& options = {}) {
   const int total = 16384, batch = total / length, heads = std::max(2048 / d, 1), sets = 2;
   const size_t n = static_cast<size_t>(total) * heads * d;
   __nv_bfloat16 *q = random_buffer(n * sets, 1), *k = random_buffer(n * sets, 2), *v = random_buffer(n * sets, 3), *out;
@@ -438,16 +458,19 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants) {
     check(cudaMalloc(reinterpret_cast<void**>(&device_indptr), indptr.size() * 4), "indptr");
     check(cudaMemcpy(device_indptr, indptr.data(), indptr.size() * 4, cudaMemcpyHostToDevice), "indptr");
     a.qo_indptr = a.kv_indptr = view(device_indptr, KVASIR_I32, {batch + 1});
-    a.window_left = -1;
+    if (!causal && *options.name != 0) continue;
+    a.window_left = options.window;
+    a.logits_soft_cap = options.soft_cap;
     a.causal = causal;
     a.q = a.k = a.v = a.out = view(nullptr, KVASIR_BF16, {total, heads, d});
     const auto set = [&](int i) {
       a.q.data = q + i % sets * n, a.k.data = k + i % sets * n, a.v.data = v + i % sets * n, a.out.data = out + i % sets * n;
     };
-    const double pairs = causal ? length * (length + 1.0) / 2 : static_cast<double>(length) * length;
+    const double hidden = options.window >= 0 && options.window < length ? (length - options.window - 1.0) * (length - options.window) / 2 : 0;
+    const double pairs = (causal ? length * (length + 1.0) / 2 : static_cast<double>(length) * length) - hidden;
     const double flops = 4.0 * batch * heads * pairs * d;
     char work[96];
-    std::snprintf(work, sizeof work, "prefill d%d %s S=%d h%d", d, causal ? "causal" : "full", length, heads);
+    std::snprintf(work, sizeof work, "prefill d%d %s S=%d h%d%s", d, causal ? "causal" : "full", length, heads, options.name);
     set(0);
     const AttentionPlan plan = cuda::plan_attention(a, hw);
     void* space = scratch.at_least(plan.workspace);
@@ -456,7 +479,7 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants) {
       check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, nullptr), "run");
     });
     report(work, "shipped", us, flops / us * 1e-6, "TFLOP/s");
-    for (int section : variants && causal ? std::vector<int>{1, 2, 4, 8, heads} : std::vector<int>{}) {
+    for (int section : variants && causal ? std::vector<int>{1, 4, heads} : std::vector<int>{}) {
       AttentionPlan forced = plan;
       forced.params.heads_per_section = section;
       char name[64];
@@ -486,9 +509,9 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants) {
   cudaFree(q), cudaFree(k), cudaFree(v), cudaFree(out);
 }
 
-// Paged decode or chunked prefill: `batch` requests of `kv` keys and `queries` queries; pages of 64 tokens, shuffled over a pool.
-void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch, int kv, int queries, bool variants) {
-  const int page = 64, pages = pages_of(kv, page);
+// Paged decode or chunked prefill: `batch` requests of `kv` keys and `queries` queries; pages shuffled over a pool.
+void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch, int kv, int queries, bool variants, int page = 64) {
+  const int pages = pages_of(kv, page);
   const size_t slot = static_cast<size_t>(2) * kv_heads * page * d;
   const size_t bytes = static_cast<size_t>(batch) * pages * slot * 2;
   const int sets = static_cast<int>(std::clamp<size_t>((256u << 20) / bytes + 1, 1, 64)), slots = sets * batch * pages;
@@ -518,7 +541,8 @@ void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch
   a.page_size = page, a.window_left = -1, a.causal = 1;
   const auto set = [&](int i) { a.page_indices = view(device_tables + i % sets * batch * pages, KVASIR_I32, {batch * pages}); };
   char work[96];
-  std::snprintf(work, sizeof work, "%s d%d h%d/%d B%d q%d kv%d", queries > 16 ? "chunked" : "decode", d, qo_heads, kv_heads, batch, queries, kv);
+  std::snprintf(work, sizeof work, "%s d%d h%d/%d B%d q%d kv%d page%d", queries > 16 ? "chunked" : "decode", d, qo_heads, kv_heads, batch, queries,
+                kv, page);
   set(0);
   const AttentionPlan plan = cuda::plan_attention(a, hw);
   void* space = scratch.at_least(plan.workspace);
@@ -582,6 +606,8 @@ void time_all(const char* json, bool variants) {
   for (int d : kTuneDims) time_prefill(hw, d, 16384, variants);
   for (int d : {64, 128, 256}) time_prefill(hw, d, 1024, false);
   time_prefill(hw, 128, 4096, false);
+  time_prefill(hw, 128, 16384, false, {" cap", 30.f, -1});
+  time_prefill(hw, 128, 16384, false, {" window 1024", 0.f, 1024});
   time_paged(hw, 128, 32, 8, 1, 131072, 1, variants);
   time_paged(hw, 128, 32, 8, 16, 8192, 1, variants);
   time_paged(hw, 64, 64, 8, 8, 32768, 1, variants);
@@ -594,6 +620,8 @@ void time_all(const char* json, bool variants) {
   for (int queries : {2, 4, 8, 16}) time_paged(hw, 128, 32, 8, 8, 16384, queries, false);
   time_paged(hw, 128, 32, 8, 1, 32768, 512, false);
   time_paged(hw, 128, 32, 8, 1, 32768, 2048, false);
+  time_paged(hw, 128, 32, 8, 16, 8192, 1, false, 16);
+  time_paged(hw, 128, 32, 8, 1, 32768, 512, false, 16);
   if (json == nullptr) return;
   FILE* file = std::fopen(json, "w");
   std::fprintf(file, "[\n");

@@ -20,6 +20,9 @@ for tool in memcheck racecheck; do
   timeout 120 compute-sanitizer --tool $tool $build/attention_tune check small >"$out/$tool.log" 2>&1
   echo "$tool: $(tail -1 "$out/$tool.log")"
 done
+# Local-memory traffic inside the hot kernels' loops: each spill access with the barriers and products around it.
+cuobjdump -sass $build/prefill_d128.o | grep -E "Function|LDL|STL|HMMA|BAR.SYNC" | sed 's/^ *\/\*[0-9a-f]*\*\/ *//' |
+  awk '{k = $0 ~ /Function/ ? $0 : ($0 ~ /LDL/ ? "LDL" : $0 ~ /STL/ ? "STL" : $0 ~ /BAR/ ? "BAR" : "HMMA"); if (k == last) n++; else {if (last) printf "%s x%d\n", last, n; last = k; n = 1}}' >"$out/spills.log"
 cat "$out/peers.json"
 grep -v ' [0-9]*, [0-9]*, ' "$out/tune.log"
 cat "$out/check.log"

@@ -21,36 +21,26 @@ namespace kvasir::cuda {
                     launch_decode<__nv_bfloat16, S, PagedSource, false>});                                                        \
   }
 
-// Prefill: rows, warps, keys, stages, CTAs an SM, Q in registers, parts. Decode: warps, keys a unit, stages, CTAs an SM.
+// Prefill: rows, warps, keys, stages, CTAs an SM, Q in registers. Decode: warps, keys a unit, stages, CTAs an SM.
 void JOIN(prefill_variants_, HEAD_DIM)(std::vector<Variant>& list) {
 #if HEAD_DIM == 64
   PREFILL(128, 4, 64, 2, 2, true)
-  PREFILL(128, 4, 64, 2, 2, true, 2)
-  PREFILL(128, 4, 128, 1, 2, false)
-  PREFILL(128, 4, 128, 2, 2, false)
-  PREFILL(128, 4, 128, 2, 2, false, 2)
   PREFILL(128, 4, 96, 2, 2, true)
+  PREFILL(128, 4, 128, 1, 2, false)
   PREFILL(192, 4, 64, 2, 2, false)
-  PREFILL(192, 4, 64, 2, 2, false, 2)
 #elif HEAD_DIM == 96
   PREFILL(128, 4, 64, 2, 2, false)
-  PREFILL(128, 4, 64, 2, 2, false, 2)
   PREFILL(128, 4, 64, 1, 2, false)
-  PREFILL(128, 4, 64, 1, 2, true)
 #elif HEAD_DIM == 128
   PREFILL(128, 4, 64, 2, 2, false)
-  PREFILL(128, 4, 64, 2, 2, false, 2)
-  PREFILL(128, 4, 64, 1, 2, false, 2)
+  PREFILL(128, 4, 64, 1, 2, false)
+  PREFILL(128, 8, 64, 2, 1, true)
 #elif HEAD_DIM == 192
   PREFILL(64, 4, 64, 1, 2, true)
-  PREFILL(64, 4, 64, 1, 2, true, 2)
-  PREFILL(64, 4, 48, 1, 2, true)
   PREFILL(64, 4, 80, 1, 2, true)
 #elif HEAD_DIM == 256
   PREFILL(64, 4, 32, 2, 2, true)
-  PREFILL(64, 4, 32, 2, 2, true, 2)
-  PREFILL(64, 4, 48, 1, 2, true)
-  PREFILL(64, 4, 32, 1, 2, true)
+  PREFILL(64, 4, 64, 1, 2, false)
 #endif
 }
 
@@ -62,8 +52,9 @@ void JOIN(decode_variants_, HEAD_DIM)(std::vector<Variant>& list) {
   DECODE(4, 32, 2, 2)
 #elif HEAD_DIM == 128
   DECODE(4, 16, 3, 2)
-  DECODE(6, 16, 2, 2)
+  DECODE(2, 16, 6, 2)
 #elif HEAD_DIM == 192
+  DECODE(2, 16, 4, 2)
   DECODE(4, 16, 2, 2)
 #elif HEAD_DIM == 256
   DECODE(2, 16, 3, 2)

@@ -27,8 +27,10 @@ MatrixProduct product_of(const kvasir_linear_args& args) {
   return p;
 }
 
+// At odd addresses cuBLASLt rounds the product before it adds the bias; and its bias has out's dtype, not x's.
 bool blas_takes(const kvasir_linear_args& args, const MatrixProduct& p) {
-  const bool bias_fits = p.bias == nullptr || p.dtype == p.out_dtype;
+  const bool aligned = p.dtype == KVASIR_F32 || (tensor_core_takes(p) && reinterpret_cast<uintptr_t>(p.out) % 16 == 0 && p.out_stride % 8 == 0);
+  const bool bias_fits = p.bias == nullptr || (p.dtype == p.out_dtype && aligned);
   return args.batch_invariant == 0 && bias_fits && p.in_features > 0 && Blas::available();
 }
 

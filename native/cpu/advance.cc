@@ -1,6 +1,6 @@
-// Reserves the next token of every active row: pos = kv_len; positions = pos; slot_mapping = the slot of pos in the row's page table;
-// kv_len = pos + 1; step += 1. Inactive rows: positions = 0, slot_mapping = -1. All vectors [rows] i32. A position past the end of
-// page_indices gets slot -1, which append skips. A handful of integers a row: it runs on the calling thread.
+// Reserves the next token of every active row: pos = kv_len; positions = pos; slot_mapping = the slot of pos in the row's page
+// table; kv_len = pos + 1; step += 1. Inactive rows: positions = 0, slot_mapping = -1. All vectors [rows] i32. A position past
+// the end of page_indices gets slot -1, which append skips. A handful of integers a row: it runs on the calling thread.
 #include "ops.h"
 
 namespace kvasir::cpu {

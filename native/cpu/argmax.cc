@@ -1,5 +1,5 @@
-// out[r] = index of the largest logit of row r, the lowest of equals: logits [rows, vocab] of any floating dtype, out [rows] i32. NaN never
-// wins; a row of nothing but NaN and -inf gives 0.
+// out[r] = index of the largest logit of row r, the lowest of equals: logits [rows, vocab] of any floating dtype, out [rows] i32.
+// NaN never wins; a row of nothing but NaN and -inf gives 0.
 #include "ops.h"
 #include "rows.h"
 

@@ -1,5 +1,5 @@
-// out = x converted between any floating dtypes by way of f32, round to nearest even, or i32 copied: equal shapes of rank 1..4, any strides.
-// float8 e4m3 saturates at 448, the other formats overflow to infinity.
+// out = x converted between any floating dtypes by way of f32, round to nearest even, or i32 copied: equal shapes of rank 1..4,
+// any strides. float8 e4m3 saturates at 448, the other formats overflow to infinity.
 #include <algorithm>
 #include <cstring>
 
@@ -63,8 +63,10 @@ void cast(Context& context, const kvasir_cast_args& args) {
         ops.load(x.dtype, source, n, wide);
         ops.store(out.dtype, wide, n, values);
       }
-      if (to.stride == 1) memcpy(to.data + begin * to.item, values, static_cast<size_t>(n * to.item));
-      else scatter(reinterpret_cast<const char*>(values), begin, n, to);
+      if (to.stride == 1)
+        memcpy(to.data + begin * to.item, values, static_cast<size_t>(n * to.item));
+      else
+        scatter(reinterpret_cast<const char*>(values), begin, n, to);
     }
   });
 }

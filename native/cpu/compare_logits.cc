@@ -1,7 +1,7 @@
 // kl[r] = KL(softmax(reference[r]) || softmax(logits[r])) in nats, agree[r] = 1 where the argmax is the same: reference, logits
 // [rows, vocab] of any floating dtype, kl [rows] f32, agree [rows] i32. With a = reference - its max, b = logits - its max:
-// kl = sum(e^a (a - b)) / sum(e^a) - log(sum(e^a) / sum(e^b)), in float64, because close distributions make it a small difference.
-// Equal rows give exactly 0; rows whose softmax is not defined give NaN.
+// kl = sum(e^a (a - b)) / sum(e^a) - log(sum(e^a) / sum(e^b)), in float64, because close distributions make it a small
+// difference. Equal rows give exactly 0; rows whose softmax is not defined give NaN.
 #include <cmath>
 
 #include "ops.h"

@@ -1,6 +1,6 @@
-// nll[r] = logsumexp(logits[r]) - logits[r][target[r]], natural log: logits [rows, vocab] of any floating dtype, targets [rows] i32,
-// nll [rows] f32. The maximum is subtracted first and the sum runs in float64. A negative target gives 0; one outside the vocabulary gives
-// NaN, as do rows whose softmax is not defined (a NaN or +inf logit, or nothing but -inf).
+// nll[r] = logsumexp(logits[r]) - logits[r][target[r]], natural log: logits [rows, vocab] of any floating dtype, targets [rows]
+// i32, nll [rows] f32. The maximum is subtracted first and the sum runs in float64. A negative target gives 0; one outside the
+// vocabulary gives NaN, as do rows whose softmax is not defined (a NaN or +inf logit, or nothing but -inf).
 #include <cmath>
 
 #include "ops.h"

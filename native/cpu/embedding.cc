@@ -1,5 +1,6 @@
-// out[i] = table[ids[i]]: ids [rows] i32, table [vocab, hidden] T, out [rows, hidden] T; a copy of bits, so any dtype. An id outside the
-// table gives a row of NaN: the ids live on the device and may come from a sampler, and a wrong row must not look like a right one.
+// out[i] = table[ids[i]]: ids [rows] i32, table [vocab, hidden] T, out [rows, hidden] T; a copy of bits, so any dtype. An id
+// outside the table gives a row of NaN: the ids live on the device and may come from a sampler, and a wrong row must not look
+// like a right one.
 #include <cstring>
 
 #include "../core/dtype.h"

@@ -1,7 +1,7 @@
-// out = x · weightᵀ + bias: x [rows, in] T, weight [out, in] T, bias [out] T, out [rows, out] T or f32, T = f32, f16 or bf16, accumulated in
-// f32 and rounded once. A row's bits depend on that row and the weights alone, so batch_invariant costs nothing and is always so. 16-bit
-// operands are widened to f32; where the bf16 dot product is used instead, it takes subnormals for zero. linear_kernel.h has the order of
-// summation and the blocking.
+// out = x · weightᵀ + bias: x [rows, in] T, weight [out, in] T, bias [out] T, out [rows, out] T or f32, T = f32, f16 or bf16,
+// accumulated in f32 and rounded once. A row's bits depend on that row and the weights alone, so batch_invariant costs nothing
+// and is always so. 16-bit operands are widened to f32; where the bf16 dot product is used instead, it takes subnormals for zero.
+// linear_kernel.h has the order of summation and the blocking.
 #include "linear.h"
 
 #include <cstdlib>
@@ -12,8 +12,9 @@ namespace kvasir::cpu {
 namespace {
 
 #if KVASIR_SIMD_X86
-// The bf16 dot product does twice the work of a multiply-add. AMD cores issue it as often as one, so it doubles the rate; Intel cores up to
-// Emerald Rapids issue it a quarter as often, which is slower than widening. KVASIR_BF16_DOT=0|1 overrules, for tests.
+// The bf16 dot product does twice the work of a multiply-add. AMD cores issue it as often as one, so it doubles the rate; Intel
+// cores up to Emerald Rapids issue it a quarter as often, which is slower than widening. KVASIR_BF16_DOT=0|1 overrules, for
+// tests.
 bool bf16_dot_pays() {
   static const bool pays = [] {
     const char* asked = std::getenv("KVASIR_BF16_DOT");

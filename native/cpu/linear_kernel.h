@@ -1,10 +1,12 @@
-// The matrix product for one instruction set. Both operands lie along K, so a register tile is kTileRows x 4 dot products, each summed in
-// the lanes of one vector, in rising order of K, and the lanes are added at the end in a fixed tree. That order depends on dtype and K
-// alone, so a row's bits do not depend on the batch, on the blocks or on the threads; between K blocks the lanes rest in memory unrounded.
+// The matrix product for one instruction set. Both operands lie along K, so a register tile is kTileRows x 4 dot products, each
+// summed in the lanes of one vector, in rising order of K, and the lanes are added at the end in a fixed tree. That order depends
+// on dtype and K alone, so a row's bits do not depend on the batch, on the blocks or on the threads; between K blocks the lanes
+// rest in memory unrounded.
 //
-// 16-bit operands are widened to f32: of rows that fill at most one tile, on the way from the weights to the registers; else a block at a
-// time. With kHasBf16Dot, bf16 is multiplied as it is, in pairs. Sizes: a K block is 2 KB of f32, so that a group of row tiles (24 KB) and
-// the current 4 weight rows (8 KB) stay in the first-level cache, and a task's block of both and its sums in the second.
+// 16-bit operands are widened to f32: of rows that fill at most one tile, on the way from the weights to the registers; else a
+// block at a time. With kHasBf16Dot, bf16 is multiplied as it is, in pairs. Sizes: a K block is 2 KB of f32, so that a group of
+// row tiles (24 KB) and the current 4 weight rows (8 KB) stay in the first-level cache, and a task's block of both and its sums
+// in the second.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -23,13 +25,15 @@ constexpr int64_t kBlockK = 512;     // elements
 typedef float Quad __attribute__((vector_size(16)));
 
 // How elements of type T become factors of type F (F = T: as they are): `step` elements give `kParts` vectors.
-template <class T, class F> struct Factors {
+template <class T, class F>
+struct Factors {
   static constexpr int kParts = 1;
   static constexpr int64_t kStep = kLanes;
   KVASIR_INLINE void get(const T* p, Vec (&part)[1]) { part[0] = load(p); }
 };
 // bf16 to f32: the even elements, then the odd ones, because a pair comes apart with a shift and a mask.
-template <> struct Factors<bf16_t, float> {
+template <>
+struct Factors<bf16_t, float> {
   static constexpr int kParts = 2;
   static constexpr int64_t kStep = 2 * kLanes;
   KVASIR_INLINE void get(const bf16_t* p, Vec (&part)[2]) {
@@ -38,7 +42,8 @@ template <> struct Factors<bf16_t, float> {
     part[1] = vec_of(pairs & 0xffff0000u);
   }
 };
-template <> struct Factors<bf16_t, bf16_t> {
+template <>
+struct Factors<bf16_t, bf16_t> {
   static constexpr int kParts = 1;
   static constexpr int64_t kStep = 2 * kLanes;
   KVASIR_INLINE void get(const bf16_t* p, Vec (&part)[1]) { part[0] = load_raw<Vec>(p); }
@@ -120,15 +125,19 @@ KVASIR_INLINE Quad add_lanes(const Vec* v) {
   const Vec all = __builtin_shuffle(a, b, low_pair) + __builtin_shuffle(a, b, high_pair);
   Quad part[kLanes / 4];
   memcpy(part, &all, sizeof all);
-  if constexpr (kLanes == 16) return (part[0] + part[2]) + (part[1] + part[3]);
-  else if constexpr (kLanes == 8) return part[0] + part[1];
-  else return part[0];
+  if constexpr (kLanes == 16)
+    return (part[0] + part[2]) + (part[1] + part[3]);
+  else if constexpr (kLanes == 8)
+    return part[0] + part[1];
+  else
+    return part[0];
 }
 
 constexpr int64_t padded_depth(int64_t depth) { return (depth + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes); }
 
 // `count` elements as factors, zeros up to a whole step.
-template <class T, class F> static inline void put_factors(const T* from, int64_t count, F* to) {
+template <class T, class F>
+static inline void put_factors(const T* from, int64_t count, F* to) {
   using Source = Factors<T, F>;
   constexpr int64_t kFactors = sizeof(Vec) / sizeof(F);
   Vec part[Source::kParts];
@@ -194,7 +203,8 @@ static inline void add_tile(const Scratch& scratch, const LinearBlocks& blocks, 
 
 // One tile of rows: x becomes factors once, every weight row is read where it lies from end to end.
 template <class F, class T>
-static inline void multiply_few(const T* x, const T* w, const Extent& extent, const LinearBlocks& blocks, const Scratch& scratch) {
+static inline void multiply_few(const T* x, const T* w, const Extent& extent, const LinearBlocks& blocks,
+                                const Scratch& scratch) {
   using Source = Factors<T, F>;
   auto* factors = reinterpret_cast<F*>(scratch.x);
   const int64_t stride = padded_depth(extent.depth), whole = extent.depth / Source::kStep, rest = extent.depth % Source::kStep;
@@ -211,7 +221,8 @@ static inline void multiply_few(const T* x, const T* w, const Extent& extent, co
         memcpy(padded[i], w_rows[i] + whole * Source::kStep, static_cast<size_t>(rest) * sizeof(T));
         padded_rows[i] = padded[i];
       }
-      add_products(rows, factors + whole * Source::kParts * (sizeof(Vec) / sizeof(F)), stride, padded_rows, 1, false, scratch.sums);
+      add_products(rows, factors + whole * Source::kParts * (sizeof(Vec) / sizeof(F)), stride, padded_rows, 1, false,
+                   scratch.sums);
     }
     add_tile(scratch, blocks, rows, 0, n, scratch.sums);
   }
@@ -234,7 +245,8 @@ static inline const F* block_of(const T* from, int64_t stride, int64_t rows, int
 
 // Blocks of K, each used for all rows before the next.
 template <class F, class T>
-static inline void multiply_many(const T* x, const T* w, const Extent& extent, const LinearBlocks& blocks, const Scratch& scratch) {
+static inline void multiply_many(const T* x, const T* w, const Extent& extent, const LinearBlocks& blocks,
+                                 const Scratch& scratch) {
   constexpr int64_t kStep = Factors<F, F>::kStep;
   for (int64_t begin = 0; begin < extent.depth || begin == 0; begin += kBlockK) {
     const int64_t count = std::min(kBlockK, extent.depth - begin);
@@ -258,8 +270,8 @@ static inline void multiply_many(const T* x, const T* w, const Extent& extent, c
 }
 
 template <class T, class Out>
-static inline void write_out(const kvasir_linear_args& args, const Extent& extent, const LinearBlocks& blocks, const Scratch& scratch,
-                             int64_t row, int64_t column) {
+static inline void write_out(const kvasir_linear_args& args, const Extent& extent, const LinearBlocks& blocks,
+                             const Scratch& scratch, int64_t row, int64_t column) {
   const bool biased = args.bias.rank != 0;
   if (biased) {
     const T* bias = static_cast<const T*>(args.bias.data) + column;
@@ -283,10 +295,14 @@ static void run_as(const kvasir_linear_args& args, const LinearBlocks& blocks, i
   lay_out(blocks, extent.depth, static_cast<char*>(base), &scratch);
   const T* x = static_cast<const T*>(args.x.data) + row * extent.x_stride;
   const T* w = static_cast<const T*>(args.weight.data) + column * extent.w_stride;
-  if (blocks.few_rows) multiply_few<F>(x, w, extent, blocks, scratch);
-  else multiply_many<F>(x, w, extent, blocks, scratch);
-  if (args.out.dtype == KVASIR_F32) write_out<T, float>(args, extent, blocks, scratch, row, column);
-  else write_out<T, T>(args, extent, blocks, scratch, row, column);
+  if (blocks.few_rows)
+    multiply_few<F>(x, w, extent, blocks, scratch);
+  else
+    multiply_many<F>(x, w, extent, blocks, scratch);
+  if (args.out.dtype == KVASIR_F32)
+    write_out<T, float>(args, extent, blocks, scratch, row, column);
+  else
+    write_out<T, T>(args, extent, blocks, scratch, row, column);
 }
 
 static void run(const kvasir_linear_args& args, const LinearBlocks& blocks, int64_t row, int64_t column, void* scratch) {

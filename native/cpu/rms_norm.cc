@@ -1,6 +1,6 @@
-// out = x / sqrt(mean(x²) + eps) * weight over the last dimension. x, out [rows, hidden] T, weight [hidden] T, T = f32, f16 or bf16; the
-// arithmetic is f32 and rounds to T once. With residual [rows, hidden]: residual += x, rounded to T, and the norm is of what was stored,
-// so that it does not depend on whether the sum was fused. Zhang and Sennrich 2019, arXiv 1910.07467.
+// out = x / sqrt(mean(x²) + eps) * weight over the last dimension. x, out [rows, hidden] T, weight [hidden] T, T = f32, f16 or
+// bf16; the arithmetic is f32 and rounds to T once. With residual [rows, hidden]: residual += x, rounded to T, and the norm is of
+// what was stored, so that it does not depend on whether the sum was fused. Zhang and Sennrich 2019, arXiv 1910.07467.
 #include <cmath>
 
 #include "ops.h"

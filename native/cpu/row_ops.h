@@ -1,5 +1,5 @@
-// Loops over one contiguous row, compiled once per instruction set and picked by Context.isa. Ops convert a row to f32, work on f32 and
-// convert back, so that every dtype takes the same path; rows are short enough to stay in the cache in between.
+// Loops over one contiguous row, compiled once per instruction set and picked by Context.isa. Ops convert a row to f32, work on
+// f32 and convert back, so that every dtype takes the same path; rows are short enough to stay in the cache in between.
 #pragma once
 #include <cstdint>
 
@@ -26,7 +26,8 @@ struct RowOps {
   int64_t (*argmax)(const float* x, int64_t n);
   double (*sum_exp)(const float* x, int64_t n, float max);  // of x - max, in float64
   SoftmaxPair (*softmax_pair)(const float* reference, float reference_max, const float* logits, float logits_max, int64_t n);
-  // gap = (max - x) * inv_temperature: weight = exp(-gap), bucket = min(floor(gap * buckets_per_unit), last_bucket). NaN weighs 0.
+  // gap = (max - x) * inv_temperature: weight = exp(-gap), bucket = min(floor(gap * buckets_per_unit), last_bucket). NaN weighs
+  // 0.
   void (*weigh)(const float* x, int64_t n, float max, double inv_temperature, double buckets_per_unit, int32_t last_bucket,
                 double* weight, int32_t* bucket);
 };

@@ -1,5 +1,5 @@
-// The loops of row_ops.h for one instruction set. Include simd.h before it; the plain loops over doubles are left to the compiler's
-// vectoriser, which sees the same set.
+// The loops of row_ops.h for one instruction set. Include simd.h before it; the plain loops over doubles are left to the
+// compiler's vectoriser, which sees the same set.
 #pragma once
 #include "row_ops.h"
 
@@ -36,7 +36,8 @@ KVASIR_INLINE double exp_f64(double x) {
   return x < -708.0 ? 0.0 : result;
 }
 
-template <class T> KVASIR_INLINE void load_as(const T* x, int64_t n, float* out) {
+template <class T>
+KVASIR_INLINE void load_as(const T* x, int64_t n, float* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i));
   for (; i < n; ++i) out[i] = to_float(x[i]);
@@ -57,7 +58,8 @@ static void load_row(int32_t dtype, const void* x, int64_t n, float* out) {
   }
 }
 
-template <class T> KVASIR_INLINE void store_as(const float* x, int64_t n, T* out) {
+template <class T>
+KVASIR_INLINE void store_as(const float* x, int64_t n, T* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i));
   for (; i < n; ++i) out[i] = from_float<T>(x[i]);
@@ -92,8 +94,10 @@ static void silu_mul_row(const float* gate, const float* up, int64_t n, float* o
     const bool whole = count == kLanes;
     const Vec g = whole ? load(gate + i) : load_first(gate + i, count), u = whole ? load(up + i) : load_first(up + i, count);
     const Vec product = g / (1.f + exp(-g)) * u;
-    if (whole) store(out + i, product);
-    else store_first(out + i, product, count);
+    if (whole)
+      store(out + i, product);
+    else
+      store_first(out + i, product, count);
   }
 }
 
@@ -157,7 +161,8 @@ static double sum_exp_row(const float* x, int64_t n, float max) {
   return part[0];
 }
 
-static SoftmaxPair softmax_pair_row(const float* reference, float reference_max, const float* logits, float logits_max, int64_t n) {
+static SoftmaxPair softmax_pair_row(const float* reference, float reference_max, const float* logits, float logits_max,
+                                    int64_t n) {
   SoftmaxPair sums;
   for (int64_t i = 0; i < n; i += 256) {
     double p[256], q[256], gap[256];
@@ -189,7 +194,7 @@ static void weigh_row(const float* x, int64_t n, float max, double inv_temperatu
   }
 }
 
-constexpr RowOps kRowOps = {load_row,   store_row,   add_rows,         scale_mul_row, silu_mul_row, sum_squares_row,
-                            argmax_row, sum_exp_row, softmax_pair_row, weigh_row};
+constexpr RowOps kRowOps = {load_row,        store_row,  add_rows,    scale_mul_row,    silu_mul_row,
+                            sum_squares_row, argmax_row, sum_exp_row, softmax_pair_row, weigh_row};
 
 }  // namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE

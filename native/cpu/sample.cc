@@ -1,12 +1,13 @@
-// One token per row by temperature, top-k, top-p and a draw: logits [rows, vocab] of any floating dtype, out [rows] i32, parameters [rows].
+// One token per row by temperature, top-k, top-p and a draw: logits [rows, vocab] of any floating dtype, out [rows] i32,
+// parameters [rows].
 //
-// Weights are exp((logit - max) / temperature) in float64, ordered by falling logit, ties by index. top-k keeps the first k; top-p keeps
-// the smallest prefix of those whose weight reaches top_p times theirs (at least one token); the draw takes the first token of what is
-// left at which the running weight exceeds u times the whole, u = philox_uniform(seed, step). temperature 0 (or NaN) is argmax. NaN
-// logits weigh nothing; +inf logits share everything.
+// Weights are exp((logit - max) / temperature) in float64, ordered by falling logit, ties by index. top-k keeps the first k;
+// top-p keeps the smallest prefix of those whose weight reaches top_p times theirs (at least one token); the draw takes the first
+// token of what is left at which the running weight exceeds u times the whole, u = philox_uniform(seed, step). temperature 0 (or
+// NaN) is argmax. NaN logits weigh nothing; +inf logits share everything.
 //
-// The order is never sorted in full: tokens fall into buckets by their distance from the maximum, bucket weights and counts say in which
-// bucket a cut lies, and only that bucket is sorted.
+// The order is never sorted in full: tokens fall into buckets by their distance from the maximum, bucket weights and counts say
+// in which bucket a cut lies, and only that bucket is sorted.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -65,8 +66,10 @@ class RowSampler {
       const int64_t count = bucket_count_[prefix.bucket];
       if (left <= count) {
         prefix.kept = left;
-        if (left == count) prefix.weight += bucket_weight_[prefix.bucket];
-        else for (const uint64_t key : members(prefix.bucket, left)) prefix.weight += weight_[static_cast<uint32_t>(key)];
+        if (left == count)
+          prefix.weight += bucket_weight_[prefix.bucket];
+        else
+          for (const uint64_t key : members(prefix.bucket, left)) prefix.weight += weight_[static_cast<uint32_t>(key)];
         return prefix;
       }
       left -= count;
@@ -125,7 +128,8 @@ class RowSampler {
   int64_t sorted_ = 0;
 };
 
-template <class T> T parameter(const kvasir_tensor& x, int64_t row, T absent) {
+template <class T>
+T parameter(const kvasir_tensor& x, int64_t row, T absent) {
   return x.rank == 0 ? absent : static_cast<const T*>(x.data)[row * x.stride[0]];
 }
 
@@ -150,7 +154,8 @@ void sample(Context& context, const kvasir_sample_args& args) {
     const float top_p = parameter(args.top_p, row, 1.f);
     Prefix kept = sampler.first(top_k > 0 ? top_k : vocab);
     if (top_p < 1) kept = sampler.reach(kept, top_p * kept.weight, false, &out);
-    const auto seed = static_cast<uint32_t>(parameter(args.seed, row, 0)), step = static_cast<uint32_t>(parameter(args.step, row, 0));
+    const auto seed = static_cast<uint32_t>(parameter(args.seed, row, 0)),
+               step = static_cast<uint32_t>(parameter(args.step, row, 0));
     sampler.reach(kept, philox_uniform(seed, step) * kept.weight, true, &out);
   });
 }
