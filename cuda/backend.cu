@@ -15,20 +15,27 @@ namespace {
 
 // ---- the op table
 
-template <class Args> using Launcher = kvasir_status (*)(kvasir_stream*, const Args&, void*, size_t, kvasir_error*);
-template <class Args> using Query = size_t (*)(kvasir_device*, const Args&);
+template <class Args>
+using Launcher = kvasir_status (*)(kvasir_stream*, const Args&, void*, size_t, kvasir_error*);
+template <class Args>
+using Query = size_t (*)(kvasir_device*, const Args&);
 
 template <class Args, Launcher<Args> launch>
 kvasir_status enqueue(kvasir_stream* stream, const void* args, void* workspace, size_t bytes, kvasir_error* err) {
   if (const kvasir_status status = stream->device().enter(err); status != KVASIR_OK) return status;
   return launch(stream, *static_cast<const Args*>(args), workspace, bytes, err);
 }
-template <class Args, Query<Args> query> size_t ask_workspace(kvasir_device* device, const void* args) {
+template <class Args, Query<Args> query>
+size_t ask_workspace(kvasir_device* device, const void* args) {
   return query(device, *static_cast<const Args*>(args));
 }
 
-template <class Args, Launcher<Args> launch> constexpr kvasir_op op(const char* name) { return {name, nullptr, enqueue<Args, launch>}; }
-template <class Args, Launcher<Args> launch, Query<Args> query> constexpr kvasir_op op(const char* name) {
+template <class Args, Launcher<Args> launch>
+constexpr kvasir_op op(const char* name) {
+  return {name, nullptr, enqueue<Args, launch>};
+}
+template <class Args, Launcher<Args> launch, Query<Args> query>
+constexpr kvasir_op op(const char* name) {
   return {name, ask_workspace<Args, query>, enqueue<Args, launch>};
 }
 
@@ -55,7 +62,9 @@ static_assert(std::size(kOps) == KVASIR_OP_COUNT);
 
 // ---- devices
 
-kvasir_status device_open(const kvasir_device_options* options, kvasir_device** out, kvasir_error* err) { return kvasir_device::open(*options, out, err); }
+kvasir_status device_open(const kvasir_device_options* options, kvasir_device** out, kvasir_error* err) {
+  return kvasir_device::open(*options, out, err);
+}
 void device_close(kvasir_device* device) { delete device; }
 
 void device_info(kvasir_device* device, kvasir_device_info* info) {
@@ -84,21 +93,28 @@ kvasir_status memory_info(kvasir_device* device, int64_t* free_bytes, int64_t* t
 
 kvasir_status alloc(kvasir_device* device, size_t bytes, void** out, kvasir_error* err) { return device->alloc(bytes, out, err); }
 void free_memory(kvasir_device* device, void* data) { device->free(data); }
-kvasir_status alloc_host(kvasir_device* device, size_t bytes, void** out, kvasir_error* err) { return host_alloc(*device, bytes, out, err); }
+kvasir_status alloc_host(kvasir_device* device, size_t bytes, void** out, kvasir_error* err) {
+  return host_alloc(*device, bytes, out, err);
+}
 void free_host(kvasir_device* device, void* data) { host_free(*device, data); }
-kvasir_status register_host(kvasir_device* device, void* data, size_t bytes, kvasir_error* err) { return host_register(*device, data, bytes, err); }
+kvasir_status register_host(kvasir_device* device, void* data, size_t bytes, kvasir_error* err) {
+  return host_register(*device, data, bytes, err);
+}
 void unregister_host(kvasir_device* device, void* data) { host_unregister(*device, data); }
 
 // ---- streams
 
-kvasir_status stream_create(kvasir_device* device, kvasir_stream** out, kvasir_error* err) { return kvasir_stream::create(*device, out, err); }
+kvasir_status stream_create(kvasir_device* device, kvasir_stream** out, kvasir_error* err) {
+  return kvasir_stream::create(*device, out, err);
+}
 void stream_destroy(kvasir_stream* stream) { delete stream; }
 kvasir_status stream_synchronize(kvasir_stream* stream, kvasir_error* err) { return stream->synchronize(err); }
-kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error* err) {
+kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_status, const char*), void* user,
+                              kvasir_error* err) {
   return stream->callback(fn, user, err);
 }
-kvasir_status copy_in(kvasir_stream* stream, void* dst, const void* host_src, size_t bytes, kvasir_error* err) {
-  return stream->copy_in(dst, host_src, bytes, err);
+kvasir_status copy_in(kvasir_stream* stream, void* dst, const void* host_src, size_t bytes, int32_t settled, kvasir_error* err) {
+  return stream->copy_in(dst, host_src, bytes, settled != 0, err);
 }
 kvasir_status copy_out(kvasir_stream* stream, void* host_dst, const void* src, size_t bytes, kvasir_error* err) {
   return stream->copy_out(host_dst, src, bytes, err);
@@ -119,12 +135,16 @@ kvasir_status flag_wait(kvasir_stream* stream, const uint64_t* flag, uint64_t va
 }
 kvasir_status record_begin(kvasir_stream* stream, kvasir_error* err) { return stream->record_begin(err); }
 kvasir_status record_end(kvasir_stream* stream, kvasir_program** out, kvasir_error* err) { return stream->record_end(out, err); }
-kvasir_status program_launch(kvasir_program* program, kvasir_stream* stream, kvasir_error* err) { return stream->launch(*program, err); }
+kvasir_status program_launch(kvasir_program* program, kvasir_stream* stream, kvasir_error* err) {
+  return stream->launch(*program, err);
+}
 void program_destroy(kvasir_program* program) {
   if (program != nullptr) program->device->watcher().retire(program);
 }
 kvasir_status stamp(kvasir_stream* stream, int32_t slot, kvasir_error* err) { return stream->stamp(slot, err); }
-kvasir_status elapsed_us(kvasir_stream* stream, int32_t from, int32_t to, double* out, kvasir_error* err) { return stream->elapsed_us(from, to, out, err); }
+kvasir_status elapsed_us(kvasir_stream* stream, int32_t from, int32_t to, double* out, kvasir_error* err) {
+  return stream->elapsed_us(from, to, out, err);
+}
 
 constexpr kvasir_backend make_backend() {
   kvasir_backend b{};

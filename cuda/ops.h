@@ -1,5 +1,5 @@
-// Every op of the CUDA backend: a launcher that only enqueues (no allocation, no wait, so that it can be captured) and, where it needs
-// scratch, a query of shapes and scalars. Arguments were checked by native/contracts before.
+// Every op of the CUDA backend: a launcher that only enqueues (no allocation, no wait, so that it can be captured) and, where it
+// needs scratch, a query of shapes and scalars. Arguments were checked by native/contracts before.
 #pragma once
 #include "../native/abi/kvasir_abi.h"
 
@@ -18,8 +18,10 @@ size_t linear_workspace(kvasir_device*, const kvasir_linear_args&);
 kvasir_status launch_argmax(kvasir_stream*, const kvasir_argmax_args&, void* workspace, size_t bytes, kvasir_error*);
 kvasir_status launch_sample(kvasir_stream*, const kvasir_sample_args&, void* workspace, size_t bytes, kvasir_error*);
 kvasir_status launch_advance(kvasir_stream*, const kvasir_advance_args&, void* workspace, size_t bytes, kvasir_error*);
-kvasir_status launch_cross_entropy(kvasir_stream*, const kvasir_cross_entropy_args&, void* workspace, size_t bytes, kvasir_error*);
-kvasir_status launch_compare_logits(kvasir_stream*, const kvasir_compare_logits_args&, void* workspace, size_t bytes, kvasir_error*);
+kvasir_status launch_cross_entropy(kvasir_stream*, const kvasir_cross_entropy_args&, void* workspace, size_t bytes,
+                                   kvasir_error*);
+kvasir_status launch_compare_logits(kvasir_stream*, const kvasir_compare_logits_args&, void* workspace, size_t bytes,
+                                    kvasir_error*);
 kvasir_status launch_cast(kvasir_stream*, const kvasir_cast_args&, void* workspace, size_t bytes, kvasir_error*);
 kvasir_status launch_probe_read(kvasir_stream*, const kvasir_probe_read_args&, void* workspace, size_t bytes, kvasir_error*);
 

@@ -21,7 +21,17 @@ function configure() {
   const cmakeJs = packageFile("cmake-js", "bin/cmake-js");
   const pairs = Object.entries(definitions).map(([name, value]) => `${name}=${value}`);
   if (cmakeJs === undefined) return run("cmake", ["-S", root, "-B", folder, ...pairs.map((pair) => `-D${pair}`)]);
-  return run(process.execPath, [cmakeJs, "configure", "-d", root, "-O", folder, "-l", "warn", ...pairs.map((pair) => `--CD${pair}`)]);
+  return run(process.execPath, [
+    cmakeJs,
+    "configure",
+    "-d",
+    root,
+    "-O",
+    folder,
+    "-l",
+    "warn",
+    ...pairs.map((pair) => `--CD${pair}`),
+  ]);
 }
 
 function build() {

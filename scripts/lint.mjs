@@ -1,5 +1,5 @@
 /**
- * `npm run lint`: biome over TypeScript and JSON, clang-format over C++ and CUDA where it is installed, then the layer check.
+ * `npm run lint`: biome over TypeScript and JSON, clang-format over C++ and CUDA where its release is installed, then the layer check.
  * `--fix` (`npm run format`) writes what biome and clang-format would change.
  */
 import { spawnSync } from "node:child_process";
@@ -9,8 +9,11 @@ import { packageFile, root, run } from "./toolchain.mjs";
 
 const fix = process.argv.includes("--fix");
 
+/** The release that the sources are formatted with: others break lines elsewhere. */
+const CLANG_FORMAT = 14;
+
 function cppFiles() {
-  return ["native", "cuda", "tests"].flatMap((folder) =>
+  return ["native", "cuda", "tests", "bench"].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true })
       .filter((path) => /\.(h|cc|cu|cuh)$/.test(path))
       .map((path) => join(folder, path)),
@@ -18,11 +21,15 @@ function cppFiles() {
 }
 
 function clangFormat() {
-  if (spawnSync("clang-format", ["--version"]).status !== 0) {
-    console.log("clang-format is not installed: C++ and CUDA formatting is not checked");
+  const program = [`clang-format-${CLANG_FORMAT}`, "clang-format"].find((name) => {
+    const { status, stdout } = spawnSync(name, ["--version"], { encoding: "utf8" });
+    return status === 0 && stdout.includes(`version ${CLANG_FORMAT}.`);
+  });
+  if (program === undefined) {
+    console.log(`clang-format ${CLANG_FORMAT} is not installed: C++ and CUDA formatting is not checked`);
     return 0;
   }
-  return run("clang-format", [...(fix ? ["-i"] : ["--dry-run", "-Werror"]), ...cppFiles()]);
+  return run(program, [...(fix ? ["-i"] : ["--dry-run", "-Werror"]), ...cppFiles()]);
 }
 
 const biome = packageFile("@biomejs/biome", "bin/biome");

@@ -38,10 +38,11 @@ struct Case {
 
   std::string name() const {
     char text[256];
-    std::snprintf(text, sizeof text, "%s d%d h%d/%d b%zu q%d kv%d%s%s%s%s%s%s%s%s%s%s splits%d page%d window%d", dtype_name(dtype), head_dim,
-                  qo_heads, kv_heads, qo.size(), qo[0], kv[0], causal ? " causal" : "", soft_cap > 0 ? " cap" : "", sink ? " sink" : "",
-                  log_weight ? " logw" : "", rotate ? " rotate" : "", explicit_pages ? " explicit" : "", per_head ? " perhead" : "",
-                  q_start ? " qstart" : "", invariant ? " invariant" : "", sm_scale < 0 ? " negative" : "", splits, page_size, window);
+    std::snprintf(text, sizeof text, "%s d%d h%d/%d b%zu q%d kv%d%s%s%s%s%s%s%s%s%s%s splits%d page%d window%d",
+                  dtype_name(dtype), head_dim, qo_heads, kv_heads, qo.size(), qo[0], kv[0], causal ? " causal" : "",
+                  soft_cap > 0 ? " cap" : "", sink ? " sink" : "", log_weight ? " logw" : "", rotate ? " rotate" : "",
+                  explicit_pages ? " explicit" : "", per_head ? " perhead" : "", q_start ? " qstart" : "",
+                  invariant ? " invariant" : "", sm_scale < 0 ? " negative" : "", splits, page_size, window);
     return text;
   }
 };
@@ -114,7 +115,8 @@ class Problem {
   explicit Problem(const Case& c, uint32_t seed);
   kvasir_attention_args args = {};
   Floats q, out, lse;
-  // Worst absolute error of out, relative norm of it, worst error of lse (relative beyond 1); infinite when a NaN or infinity misplaces.
+  // Worst absolute error of out, relative norm of it, worst error of lse (relative beyond 1); infinite when a NaN or infinity
+  // misplaces.
   struct Errors {
     double out = 0, norm = 0, lse = 0;
   };
@@ -149,11 +151,14 @@ inline Problem::Problem(const Case& c, uint32_t seed)
       batch_(static_cast<int>(c.qo.size())),
       total_q_(std::accumulate(c.qo.begin(), c.qo.end(), 0)),
       entries_(pool_entries(c)),
-      k_(c.dtype, c.page_size > 0 ? 0 : (std::accumulate(c.kv.begin(), c.kv.end(), 0) + 3) * static_cast<size_t>(c.kv_heads) * c.head_dim),
+      k_(c.dtype,
+         c.page_size > 0 ? 0 : (std::accumulate(c.kv.begin(), c.kv.end(), 0) + 3) * static_cast<size_t>(c.kv_heads) * c.head_dim),
       v_(c.dtype, k_.host.size()),
-      pages_(c.dtype, c.page_size > 0 ? (entries_ + 3) * static_cast<size_t>(c.page_size) * c.head_dim * (2 * c.kv_heads + 1) : 0),
-      log_weight_(KVASIR_F32, (c.page_size > 0 ? static_cast<size_t>(entries_) * c.page_size : k_.host.size() / c.head_dim / c.kv_heads) *
-                                  (c.log_weight_per_head ? c.kv_heads : 1)),
+      pages_(c.dtype,
+             c.page_size > 0 ? (entries_ + 3) * static_cast<size_t>(c.page_size) * c.head_dim * (2 * c.kv_heads + 1) : 0),
+      log_weight_(KVASIR_F32,
+                  (c.page_size > 0 ? static_cast<size_t>(entries_) * c.page_size : k_.host.size() / c.head_dim / c.kv_heads) *
+                      (c.log_weight_per_head ? c.kv_heads : 1)),
       sink_(KVASIR_F32, c.qo_heads),
       inv_freq_(KVASIR_F32, c.head_dim / 2) {
   std::mt19937 rng(seed);
@@ -195,8 +200,10 @@ inline Problem::Problem(const Case& c, uint32_t seed)
         for (int t = 0; e < used && t < std::min(len, filled); ++t) {
           for (int h = 0; h < c.kv_heads; ++h) {
             const size_t place = (static_cast<size_t>(indices_.host.size()) - 1) * c.page_size + t;
-            if (c.log_weight_per_head) log_weight_.set(place * c.kv_heads + h, normal(rng));
-            else if (h == 0) log_weight_.set(place, normal(rng));
+            if (c.log_weight_per_head)
+              log_weight_.set(place * c.kv_heads + h, normal(rng));
+            else if (h == 0)
+              log_weight_.set(place, normal(rng));
             if (c.per_head && h != r % c.kv_heads) continue;
             for (int64_t x = 0; x < d; ++x) {
               pages_.set(slot * slot_elements + 2 * h * run + t * d + x, normal(rng));
@@ -265,7 +272,8 @@ inline std::vector<Problem::Key> Problem::keys_of(int request, int kv_head) cons
   const int64_t d = c.head_dim;
   std::vector<Key> keys;
   const auto weight = [&](int64_t place) {
-    return !c.log_weight ? 0.0 : static_cast<double>(log_weight_.host[c.log_weight_per_head ? place * c.kv_heads + kv_head : place]);
+    return !c.log_weight ? 0.0
+                         : static_cast<double>(log_weight_.host[c.log_weight_per_head ? place * c.kv_heads + kv_head : place]);
   };
   for (int j = 0; j < c.kv[request]; ++j) {
     if (c.page_size == 0) {

@@ -8,17 +8,17 @@ namespace kvasir::cuda {
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-#define PREFILL(...)                                                                                                              \
-  {                                                                                                                               \
-    using S = PrefillShape<HEAD_DIM, __VA_ARGS__>;                                                                                \
-    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, prefill_smem_bytes<S, RaggedSource>(),                    \
-                    launch_prefill<__nv_bfloat16, S, RaggedSource, false>});                                                      \
+#define PREFILL(...)                                                                                           \
+  {                                                                                                            \
+    using S = PrefillShape<HEAD_DIM, __VA_ARGS__>;                                                             \
+    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, prefill_smem_bytes<S, RaggedSource>(), \
+                    launch_prefill<__nv_bfloat16, S, RaggedSource, false>});                                   \
   }
-#define DECODE(...)                                                                                                               \
-  {                                                                                                                               \
-    using S = DecodeShape<HEAD_DIM, __VA_ARGS__>;                                                                                 \
-    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, decode_smem_bytes<S>(),                                   \
-                    launch_decode<__nv_bfloat16, S, PagedSource, false>});                                                        \
+#define DECODE(...)                                                                             \
+  {                                                                                             \
+    using S = DecodeShape<HEAD_DIM, __VA_ARGS__>;                                               \
+    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, decode_smem_bytes<S>(), \
+                    launch_decode<__nv_bfloat16, S, PagedSource, false>});                      \
   }
 
 // Prefill: rows, warps, keys, stages, CTAs an SM, Q in registers. Decode: warps, keys a unit, stages, CTAs an SM.

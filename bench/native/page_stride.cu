@@ -1,11 +1,14 @@
-// Does a large stride between pages cost a decode kernel bandwidth (address translation)? Split-KV attention reads, for one layer, a slice of
-// every page of a request: slices of 32 KB to 2 MB at a stride of 8 MB, in any order. Here a kernel of the same access pattern (CTAs that
-// each walk runs of slices, 16 bytes a thread, many loads in flight) reads such slices across most of the device's memory, against
-// contiguous reads of as many bytes, and against slices packed at their own size in the same shuffled order.
+// Does a large stride between pages cost a decode kernel bandwidth (address translation)? Split-KV attention reads, for one
+// layer, a slice of every page of a request: slices of 32 KB to 2 MB at a stride of 8 MB, in any order. Here a kernel of the same
+// access pattern (CTAs that each walk runs of slices, 16 bytes a thread, many loads in flight) reads such slices across most of
+// the device's memory, against contiguous reads of as many bytes, and against slices packed at their own size in the same
+// shuffled order.
 //
-//   nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a bench/native/page_stride.cu -o page_stride && ./page_stride [gigabytes]
+//   nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a bench/native/page_stride.cu -o page_stride && ./page_stride
+//   [gigabytes]
 //
-// Prints one JSON line per pattern; medians over 30 rounds by CUDA events; `pass`: both orders of the same slices gave the same sum.
+// Prints one JSON line per pattern; medians over 30 rounds by CUDA events; `pass`: both orders of the same slices gave the same
+// sum.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -28,13 +31,15 @@ void check(cudaError_t result, const char* doing) {
 }
 
 __global__ void fill_kernel(uint32_t* data, int64_t words) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     data[i] = static_cast<uint32_t>(i * 2654435761u >> 7);
   }
 }
 
 // Each CTA reads slices [begin, end) of the table: equal runs, as a split of a long request does.
-__global__ void __launch_bounds__(kThreads) read_kernel(const char* arena, const int64_t* offsets, int slices, int slice_bytes, unsigned long long* sum) {
+__global__ void __launch_bounds__(kThreads)
+    read_kernel(const char* arena, const int64_t* offsets, int slices, int slice_bytes, unsigned long long* sum) {
   const int begin = static_cast<int>(static_cast<int64_t>(slices) * blockIdx.x / gridDim.x);
   const int end = static_cast<int>(static_cast<int64_t>(slices) * (blockIdx.x + 1) / gridDim.x);
   uint32_t folded = 0;
@@ -128,10 +133,12 @@ int main(int argc, char** argv) {
       // Both orders read the same bytes; partial sums wrap at 32 bits, so only those of the total mean something.
       if (pattern % 2 == 0) in_order = static_cast<uint32_t>(r.sum);
       const bool same = static_cast<uint32_t>(r.sum) == in_order;
-      printf("{\"op\":\"page_stride\",\"variant\":\"%s\",\"slice_bytes\":%d,\"stride_bytes\":%lld,\"pages\":%lld,\"arena_bytes\":%lld,\"samples\":%d,"
-             "\"median_us\":%.2f,\"p5_us\":%.2f,\"p95_us\":%.2f,\"gb_per_s\":%.1f,\"share_of_contiguous\":%.4f,\"pass\":%s}\n",
-             patterns[pattern], slice, static_cast<long long>(pattern < 2 ? slice : kStride), static_cast<long long>(pages),
-             static_cast<long long>(arena_bytes), kRounds, r.median, r.p5, r.p95, rate, rate / contiguous, same ? "true" : "false");
+      printf(
+          "{\"op\":\"page_stride\",\"variant\":\"%s\",\"slice_bytes\":%d,\"stride_bytes\":%lld,\"pages\":%lld,\"arena_bytes\":%"
+          "lld,\"samples\":%d,"
+          "\"median_us\":%.2f,\"p5_us\":%.2f,\"p95_us\":%.2f,\"gb_per_s\":%.1f,\"share_of_contiguous\":%.4f,\"pass\":%s}\n",
+          patterns[pattern], slice, static_cast<long long>(pattern < 2 ? slice : kStride), static_cast<long long>(pages),
+          static_cast<long long>(arena_bytes), kRounds, r.median, r.p5, r.p95, rate, rate / contiguous, same ? "true" : "false");
     }
   }
   check(cudaFree(arena), "cudaFree");

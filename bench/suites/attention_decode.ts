@@ -74,7 +74,7 @@ async function runCase(device: Device, test: DecodeCase, ceilings: Record<string
   using out = device.empty(dtype, [batch, qoHeads, headDim]);
   out.fill(0xff);
   const order = shuffled(slots);
-  const table = createPageTable(device, {
+  using table = createPageTable(device, {
     rows: Array.from({ length: batch }, (_, b) => Array.from(order.subarray(b * pagesPerRow, (b + 1) * pagesPerRow))),
     kvLens: new Array<number>(batch).fill(kvLen),
     pageSize,
@@ -117,7 +117,7 @@ async function runCase(device: Device, test: DecodeCase, ceilings: Record<string
     const from = (b * qoHeads + head) * headDim;
     error = Math.max(error, maxAbsError(actual.subarray(from, from + headDim), expected));
   }
-  for (const tensor of [...offsets, ...Object.values(table)]) tensor?.dispose();
+  for (const tensor of offsets) tensor.dispose();
   const tolerance = dtype === "f32" ? 1e-4 : 1e-2;
   const gbPerS = kvBytes / 1e9 / (timing.median_us / 1e6);
   const ceiling = { name: "read_gb_per_s", value: ceilings.read_gb_per_s as number };

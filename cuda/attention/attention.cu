@@ -20,11 +20,13 @@ size_t attention_workspace(kvasir_device* device, const kvasir_attention_args& a
   return plan_attention(args, hardware_of(*device)).workspace;
 }
 
-kvasir_status launch_attention(kvasir_stream* stream, const kvasir_attention_args& args, void* workspace, size_t bytes, kvasir_error* err) {
+kvasir_status launch_attention(kvasir_stream* stream, const kvasir_attention_args& args, void* workspace, size_t bytes,
+                               kvasir_error* err) {
   const Hardware hardware = hardware_of(stream->device());
   const AttentionPlan plan = plan_attention(args, hardware);
   if (plan.kernel == AttentionKernel::none) {
-    return fail(err, KVASIR_UNSUPPORTED, "attention: the CUDA backend has no kernel for %s at head_dim %lld; f32, f16 and bf16 up to 256 work",
+    return fail(err, KVASIR_UNSUPPORTED,
+                "attention: the CUDA backend has no kernel for %s at head_dim %lld; f32, f16 and bf16 up to 256 work",
                 dtype_name(args.q.dtype), static_cast<long long>(args.q.shape[2]));
   }
   if (bytes < plan.workspace) {

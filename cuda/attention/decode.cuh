@@ -1,12 +1,13 @@
-// Decode with the keys split over CTAs (split-KV, Flash-Decoding style): a few query tokens against a long cache, bound by the bytes of
-// K and V. q, out [total_q, num_qo_heads, D], k and v ragged or paged; bf16 or f16; f32 partials; sm_80 and later.
-// Ours: each warp runs a pipeline of its own over units of kKeys keys (unit w, w + kWarps, ... of the CTA's share), so that the main loop
-// has no CTA barrier; a unit of 16 keys lies in one page, whose slot a lane of the warp holds; the grid depends on shapes alone and each
-// CTA derives its share from the lengths on the device, so that a captured launch stays right when they change.
+// Decode with the keys split over CTAs (split-KV, Flash-Decoding style): a few query tokens against a long cache, bound by the
+// bytes of K and V. q, out [total_q, num_qo_heads, D], k and v ragged or paged; bf16 or f16; f32 partials; sm_80 and later. Ours:
+// each warp runs a pipeline of its own over units of kKeys keys (unit w, w + kWarps, ... of the CTA's share), so that the main
+// loop has no CTA barrier; a unit of 16 keys lies in one page, whose slot a lane of the warp holds; the grid depends on shapes
+// alone and each CTA derives its share from the lengths on the device, so that a captured launch stays right when they change.
 //
 // A CTA owns (request, KV head, split) and up to 16 packed rows at a time (row = query * group + head in group). Phases:
 //   1. lengths -> share of the keys; each warp starts kStages - 1 units; Q fragments straight from global memory
-//   2. per unit and warp: wait for it; syncwarp (the unit is visible, the oldest stage is free); start the next; S = Q Kᵀ; softmax; O += P V
+//   2. per unit and warp: wait for it; syncwarp (the unit is visible, the oldest stage is free); start the next; S = Q Kᵀ;
+//   softmax; O += P V
 //   3. warps leave (max, sum, O) in their own stage memory       barrier: all arrive, all wait
 //   4. all threads merge the warps in order and write out, or a partial for the combine kernel
 #pragma once
@@ -20,9 +21,9 @@ template <int kHeadDim_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
 struct DecodeShape {
   static constexpr int kHeadDim = kHeadDim_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_, kCtasPerSm = kCtasPerSm_;
   static constexpr int kThreads = kWarps * 32, kRows = 16;
-  static constexpr int kTileKeys = kWarps * kKeys;                           // what splits are cut by
+  static constexpr int kTileKeys = kWarps * kKeys;  // what splits are cut by
   static constexpr int kGroups = kKeys / kPageGroup;
-  static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);    // K or V of one unit
+  static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);  // K or V of one unit
   static constexpr int kWarpBytes = kStages * 2 * kHalfBytes;
   static_assert(kStages >= 2 && kWarpBytes >= kRows * kHeadDim * 4);
 };
@@ -64,12 +65,13 @@ struct EntryBlock {
 
 // 16 packed rows of Q as A fragments, rows past `rows` as zeros.
 template <int kD>
-__device__ __forceinline__ void load_q_fragments(const AttentionParams& p, const Request& r, int kv_head, int row_begin, int rows, int lane,
-                                                 uint32_t (&q)[kD / 16][4]) {
+__device__ __forceinline__ void load_q_fragments(const AttentionParams& p, const Request& r, int kv_head, int row_begin, int rows,
+                                                 int lane, uint32_t (&q)[kD / 16][4]) {
   const int row8 = lane >> 2, pair = lane & 3;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = row_begin + row8 + half * 8, query = p.group.div(row), head = kv_head * static_cast<int>(p.group.divisor) + p.group.mod(row);
+    const int row = row_begin + row8 + half * 8, query = p.group.div(row),
+              head = kv_head * static_cast<int>(p.group.divisor) + p.group.mod(row);
     const bool live = row < rows;
     const char* from = p.q + (r.qo_begin + (live ? query : 0)) * p.q_token + (live ? head : 0) * p.q_head + pair * 4;
 #pragma unroll
@@ -156,7 +158,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
 #pragma unroll
             for (int segment = 0; segment < Sw::kSegments; ++segment) {
               cp_async_16(target + segment * kKeys * Sw::kRowBytes, k + at * k_step + segment * Sw::kRowBytes, bytes);
-              cp_async_16(target + segment * kKeys * Sw::kRowBytes + Shape::kHalfBytes, v + at * v_step + segment * Sw::kRowBytes, bytes);
+              cp_async_16(target + segment * kKeys * Sw::kRowBytes + Shape::kHalfBytes, v + at * v_step + segment * Sw::kRowBytes,
+                          bytes);
             }
           }
         }
@@ -186,7 +189,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
           for (int x = lane; x < kKeys * p.rotary_pairs; x += 32) {
             const int row = x / p.rotary_pairs, d = x - row * p.rotary_pairs, d2 = d + p.rotary_pairs;
             const auto element = [&](int column) {
-              const int chunk = column / 8, at = chunk / Sw::kChunks * kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks);
+              const int chunk = column / 8,
+                        at = chunk / Sw::kChunks * kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks);
               return reinterpret_cast<T*>(k_unit + at) + column % 8;
             };
             const float position = static_cast<float>(s.start[warp][stage_index][row / kPageGroup] + row % kPageGroup);
@@ -217,7 +221,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
           mma_16816<T>(step % 2 == 0 ? score[2 * j + 1] : odd[2 * j + 1], q[step], b[2], b[3]);
         }
       }
-      const bool whole = !kExtra && (unit + 1) * kKeys <= request.kv_len && (!p.causal || (unit + 1) * kKeys - 1 <= first_position) &&
+      const bool whole = !kExtra && (unit + 1) * kKeys <= request.kv_len &&
+                         (!p.causal || (unit + 1) * kKeys - 1 <= first_position) &&
                          (p.window_left < 0 || unit * kKeys >= last_position - p.window_left);
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j)
@@ -242,7 +247,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
                   int64_t index = request.kv_begin + static_cast<int64_t>(key);
                   if constexpr (Source::kPaged) {
                     const int page_group = key / kPageGroup, entry = p.page_groups.div(page_group);
-                    index = (request.kv_begin + static_cast<int64_t>(entry)) * p.page_size + p.page_groups.mod(page_group) * kPageGroup + in_group;
+                    index = (request.kv_begin + static_cast<int64_t>(entry)) * p.page_size +
+                            p.page_groups.mod(page_group) * kPageGroup + in_group;
                   }
                   bias = kLog2E * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
                 }
@@ -292,7 +298,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_ker
 #pragma unroll
       for (int j = 0; j < kKeys / 16; ++j) {
         const uint32_t a[4] = {pack2<T>(score[2 * j][0], score[2 * j][1]), pack2<T>(score[2 * j][2], score[2 * j][3]),
-                               pack2<T>(score[2 * j + 1][0], score[2 * j + 1][1]), pack2<T>(score[2 * j + 1][2], score[2 * j + 1][3])};
+                               pack2<T>(score[2 * j + 1][0], score[2 * j + 1][1]),
+                               pack2<T>(score[2 * j + 1][2], score[2 * j + 1][3])};
 #pragma unroll
         for (int step = 0; step < kD / 16; ++step) {
           uint32_t b[4];

@@ -14,10 +14,8 @@ struct TensorCoreLaunchers {
 };
 
 constexpr TensorCoreLaunchers kLaunchers[] = {
-    {64, launch_prefill_d64, launch_decode_d64},
-    {96, launch_prefill_d96, launch_decode_d96},
-    {128, launch_prefill_d128, launch_decode_d128},
-    {192, launch_prefill_d192, launch_decode_d192},
+    {64, launch_prefill_d64, launch_decode_d64},    {96, launch_prefill_d96, launch_decode_d96},
+    {128, launch_prefill_d128, launch_decode_d128}, {192, launch_prefill_d192, launch_decode_d192},
     {256, launch_prefill_d256, launch_decode_d256},
 };
 

@@ -1,10 +1,11 @@
-// The merge operator over stacked parts: lse = logsumexp_p lse_p, out = sum_p exp(lse_p - lse) part_p, f32 inside. parts [P, rows, heads,
-// head_dim] f32, f16 or bf16, out the same or parts f32; parts whose lse is -inf are never read, so that their storage may hold anything.
-// Also the combine step of split keys: its parts are f32 partials, sinks enter its denominator, and it may start while the attention
-// kernel drains (programmatic dependent launch on sm_90), waiting on the device for the partials.
+// The merge operator over stacked parts: lse = logsumexp_p lse_p, out = sum_p exp(lse_p - lse) part_p, f32 inside. parts [P,
+// rows, heads, head_dim] f32, f16 or bf16, out the same or parts f32; parts whose lse is -inf are never read, so that their
+// storage may hold anything. Also the combine step of split keys: its parts are f32 partials, sinks enter its denominator, and it
+// may start while the attention kernel drains (programmatic dependent launch on sm_90), waiting on the device for the partials.
 //
-// One row (token, head) a group of kRowWarps warps; warp w takes parts w, w + kRowWarps, ... Phases: weights from all lse (every warp on its
-// own); weighted sum over the warp's parts, in order; with several warps: sums through shared memory, barrier: all arrive and wait.
+// One row (token, head) a group of kRowWarps warps; warp w takes parts w, w + kRowWarps, ... Phases: weights from all lse (every
+// warp on its own); weighted sum over the warp's parts, in order; with several warps: sums through shared memory, barrier: all
+// arrive and wait.
 #include <algorithm>
 
 #include "../../native/core/dtype.h"
@@ -19,10 +20,10 @@ struct MergeRows {
   const void* parts;
   const float* parts_lse;
   void* out;
-  float* lse;         // optional
-  const float* sink;  // optional, one logit a head
-  int64_t part_stride, part_token, part_head;   // elements
-  int64_t lse_part, lse_token, lse_head;        // of parts_lse
+  float* lse;                                  // optional
+  const float* sink;                           // optional, one logit a head
+  int64_t part_stride, part_token, part_head;  // elements
+  int64_t lse_part, lse_token, lse_head;       // of parts_lse
   int64_t out_token, out_head, out_lse_token, out_lse_head;
   int num_parts, heads, head_dim;
   int64_t rows;  // tokens (or partial rows) * heads

@@ -1,6 +1,6 @@
-// What attention kernels take: kvasir_attention_args flattened to pointers, byte strides and precomputed divisions, plus the launcher's
-// choices. Everything here follows from shapes and scalars; lengths and tables are read on the device, so that a captured launch stays
-// right when they change.
+// What attention kernels take: kvasir_attention_args flattened to pointers, byte strides and precomputed divisions, plus the
+// launcher's choices. Everything here follows from shapes and scalars; lengths and tables are read on the device, so that a
+// captured launch stays right when they change.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -17,9 +17,9 @@ inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys
 struct AttentionParams {
   const char* q;
   char* out;
-  float* lse;           // optional
-  const char *k, *v;    // ragged
-  const char* pages;    // paged
+  float* lse;         // optional
+  const char *k, *v;  // ragged
+  const char* pages;  // paged
   // Byte strides of a token and of a head; of a page slot.
   int64_t q_token, q_head, out_token, out_head, k_token, k_head, v_token, v_head, page_slot;
   int64_t lse_token, lse_head;  // elements
@@ -35,7 +35,8 @@ struct AttentionParams {
 
   // Launch: row tiles over all requests (an upper bound), heads that run side by side, splits of the keys, and where partials go.
   int num_tiles, heads_per_section, num_splits;
-  int split_tokens;  // > 0: only requests of at most so many queries are split, and their partials sit at [request * split_tokens + i]
+  int split_tokens;  // > 0: only requests of at most so many queries are split, and their partials sit at [request * split_tokens
+                     // + i]
   float* part_out;   // [num_splits, part_rows, num_qo_heads, head_dim]
   float* part_lse;   // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
@@ -45,7 +46,7 @@ struct AttentionParams {
 
 // What a kernel may count on: read off the device once.
 struct Hardware {
-  int sm_count = 0, cc_major = 0, smem_per_sm = 0, smem_per_cta = 0;
+  int sm_count = 0, cc_major = 0, smem_per_sm = 0;
 };
 
 enum class AttentionKernel { none, prefill, prefill_small, decode, simt };
@@ -58,7 +59,8 @@ struct AttentionPlan {
   size_t workspace = 0;  // bytes of partials
 };
 
-// Pure: the kernel, its grid bounds and its scratch, from shapes and scalars only. kernel is `none` where no kernel takes the dtype.
+// Pure: the kernel, its grid bounds and its scratch, from shapes and scalars only. kernel is `none` where no kernel takes the
+// dtype.
 AttentionPlan plan_attention(const kvasir_attention_args&, const Hardware&);
 
 // One entry a head_dim and kernel family; a family for a newer architecture adds its own rows and its own AttentionKernel.

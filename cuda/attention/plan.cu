@@ -1,5 +1,5 @@
-// Chooses the attention kernel, its grid and its splits from shapes and scalars alone: a pure function, so that it answers "which kernel?",
-// "how much scratch?" and "supported?" alike, and never waits for a length that lives on the device.
+// Chooses the attention kernel, its grid and its splits from shapes and scalars alone: a pure function, so that it answers "which
+// kernel?", "how much scratch?" and "supported?" alike, and never waits for a length that lives on the device.
 #include <algorithm>
 #include <cmath>
 
@@ -11,11 +11,11 @@
 namespace kvasir::cuda {
 namespace {
 
-// K and V of the heads that run side by side. Small sections keep them in the L2 cache; causal tiles differ in length, and a section of
-// many heads lets the longest of all start first, which is worth more than the cache until it is far exceeded.
+// K and V of the heads that run side by side. Small sections keep them in the L2 cache; causal tiles differ in length, and a
+// section of many heads lets the longest of all start first, which is worth more than the cache until it is far exceeded.
 constexpr int64_t kSectionBytes = 24 << 20, kCausalSectionBytes = 64 << 20;
-constexpr int kInvariantSplits = 32;         // fixed, since boundaries may depend on the request alone
-constexpr int kInvariantRows = 16;           // batch-invariant: requests of at most so many packed rows are split
+constexpr int kInvariantSplits = 32;  // fixed, since boundaries may depend on the request alone
+constexpr int kInvariantRows = 16;    // batch-invariant: requests of at most so many packed rows are split
 constexpr int kMaxSplits = 128;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -116,12 +116,13 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
   if (a.q.shape[2] > 256) return plan;
   plan.params = params_of(a);
   AttentionParams& p = plan.params;
-  plan.extra = p.soft_cap > 0.f || p.log_weight != nullptr || p.page_start != nullptr || p.page_len != nullptr || p.k_inv_freq != nullptr ||
-               p.sm_scale < 0.f;
+  plan.extra = p.soft_cap > 0.f || p.log_weight != nullptr || p.page_start != nullptr || p.page_len != nullptr ||
+               p.k_inv_freq != nullptr || p.sm_scale < 0.f;
   const int64_t element = dtype_bytes(a.q.dtype), group = p.num_qo_heads / p.num_kv_heads, batch = std::max(p.batch, 1);
   const int64_t rows = ceil_div(p.total_q * group, batch);  // packed rows a request, on average
   // Keys a request, on average: an upper bound, since tables have slack.
-  const int64_t keys = p.paged() ? ceil_div(a.page_indices.shape[0] * a.page_size, a.kv_len.shape[0]) : ceil_div(p.total_kv, batch);
+  const int64_t keys =
+      p.paged() ? ceil_div(a.page_indices.shape[0] * a.page_size, a.kv_len.shape[0]) : ceil_div(p.total_kv, batch);
 
   const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
   const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) && aligned_16(a.out, element) &&
@@ -161,7 +162,8 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
   } else {
     p.num_splits = choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
   }
-  if (p.batch_invariant && shape != nullptr && group > shape->small.rows) p.num_splits = 1;  // a single query would span row tiles
+  if (p.batch_invariant && shape != nullptr && group > shape->small.rows)
+    p.num_splits = 1;  // a single query would span row tiles
   if (p.num_splits > 1) {
     p.split_tokens = p.batch_invariant ? static_cast<int>(std::max<int64_t>(1, kInvariantRows / group)) : 0;
     p.part_rows = p.batch_invariant ? batch * p.split_tokens : p.total_q;

@@ -1,12 +1,11 @@
-// Prefill and chunked prefill: out = softmax(mask(sm_scale q kᵀ)) v by tiles, FlashAttention-2 style (Dao 2023, arXiv 2307.08691), on
-// mma.m16n8k16 with f32 accumulation. q, out [total_q, num_qo_heads, D], k and v ragged or paged; bf16 or f16; sm_80 and later.
-// Ours: query heads that share a KV head are packed into rows (row = query * group + head in group); the row tile's request is found on
-// the device; the running maximum moves only when it grew by more than 2^8, decided per row, so that a row's bits depend on that row.
-//
-// A CTA owns kRows packed rows of one KV head and walks its tiles of kKeys keys from the last to the first. Phases:
+// Prefill and chunked prefill: out = softmax(mask(sm_scale q kᵀ)) v by tiles, FlashAttention-2 style (Dao 2023, arXiv
+// 2307.08691), on mma.m16n8k16 with f32 accumulation. q, out [total_q, num_qo_heads, D]; k, v ragged or paged; bf16 or f16; sm_80
+// and later. Ours: a KV head's query heads are packed into rows (row = query * group + head in group); the request is found on
+// the device; the running maximum moves only when it grew by more than 2^8, row by row, so that a row's bits depend on that row.
+// A CTA owns kRows rows of one KV head and walks its tiles of kKeys keys from the last to the first. Phases:
 //   1. find the request; fill the entry ring; start Q and the first tile(s)        barrier: all arrive, all wait
 //   2. per tile: wait for it; barrier (tile visible to all, previous tile free); start the next; S = Q Kᵀ; softmax; O += P V.
-//      Two stages: K and V of the next tile load under this tile's work. One stage: V loads under Q Kᵀ and the next K under P V, with a
+//      Two stages: the next tile loads under this tile's work. One stage: V loads under Q Kᵀ and the next K under P V, with a
 //      second barrier between them.
 //   3. O / sum through the warp's own rows of the Q tile to global memory, or f32 partials when the keys are split over CTAs.
 // Tiles that need no mask take a path without compares; a warp skips a tile in which its rows see nothing.
@@ -23,15 +22,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   using Sw = Swizzle<kD>;
   using Shared = PrefillShared<Shape, Source>;
   extern __shared__ __align__(1024) char smem[];
-  char* const q_tile = smem;                                                  // [kRows, D]; O on the way out
-  char* const k_tiles = q_tile + Sw::tile_bytes(kRows);                       // [kStages][kKeys, D]
-  char* const v_tiles = k_tiles + Shape::kStages * Sw::tile_bytes(kKeys);     // [kStages][kKeys, D]
+  char* const q_tile = smem;                                               // [kRows, D]; O on the way out
+  char* const k_tiles = q_tile + Sw::tile_bytes(kRows);                    // [kStages][kKeys, D]
+  char* const v_tiles = k_tiles + Shape::kStages * Sw::tile_bytes(kKeys);  // [kStages][kKeys, D]
   Shared& s = *reinterpret_cast<Shared*>(v_tiles + Shape::kStages * Sw::tile_bytes(kKeys));
   const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
   if (p.num_splits > 1) release_dependents();
 
-  // blockIdx.x runs over heads of a section first, then row tiles, then sections: the K and V of a section's heads share the L2 cache.
-  // Batch-invariant: past those come the further splits of each request that is short enough to be split (one row tile).
+  // blockIdx.x runs over heads of a section first, then row tiles, then sections: the K and V of a section's heads share the L2
+  // cache. Batch-invariant: past those come the further splits of each request that is short enough to be split (one row tile).
   int request_index, row_tile = 0, head_index, split_index = blockIdx.y;
   if (const int beyond = static_cast<int>(blockIdx.x) - p.num_tiles * p.num_kv_heads; beyond >= 0) {
     const int pair = beyond / (p.num_splits - 1);
@@ -57,10 +56,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   {
     const int row_begin = row_tile * kRows, rows = min(kRows, s.request.qo_len * group - row_begin);
     if (rows <= 0 || (!is_split(p, s.request.qo_len) && split_index > 0)) return;
-    for (int r = t; r < kRows; r += Shape::kThreads) s.row_position[r] = s.request.q_start + p.group.div(row_begin + min(r, rows - 1));
+    for (int r = t; r < kRows; r += Shape::kThreads)
+      s.row_position[r] = s.request.q_start + p.group.div(row_begin + min(r, rows - 1));
     int key_begin, key_end;
-    visible_keys(p, s.request.kv_len, s.request.q_start + p.group.div(row_begin), s.request.q_start + p.group.div(row_begin + rows - 1),
-                 key_begin, key_end);
+    visible_keys(p, s.request.kv_len, s.request.q_start + p.group.div(row_begin),
+                 s.request.q_start + p.group.div(row_begin + rows - 1), key_begin, key_end);
     int tile_begin = key_begin / kKeys;
     tile_end = (key_end + kKeys - 1) / kKeys;
     if (is_split(p, s.request.qo_len)) split_tiles(p, s.request.kv_len, kKeys, split_index, tile_begin, tile_end);
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       const char* from = p.q + (s.request.qo_begin + query) * p.q_token + head * p.q_head + column * 16;
 #pragma unroll
       for (int segment = 0; segment < Sw::kSegments; ++segment) {
-        cp_async_16(smem_address(q_tile) + segment * kRows * Sw::kRowBytes + Sw::offset(r, column), from + segment * Sw::kRowBytes,
-                    r < rows ? 16 : 0);
+        cp_async_16(smem_address(q_tile) + segment * kRows * Sw::kRowBytes + Sw::offset(r, column),
+                    from + segment * Sw::kRowBytes, r < rows ? 16 : 0);
       }
     }
     cp_async_commit();
@@ -133,7 +133,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
 #pragma unroll
     for (int step = 0; step < kD / 16; ++step)
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) ldmatrix_x4(q[step][i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
+      for (int i = 0; i < kRowTiles; ++i)
+        ldmatrix_x4(q[step][i], Sw::template at_step<kRows>(q_lane, step) + i * 16 * Sw::kRowBytes);
   }
 
   float score[kRowTiles][kKeys / 8][4];  // S, then P
@@ -302,8 +303,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
     const int key0 = tile * kKeys;
     const int first = s.row_position[warp_row], last = s.row_position[warp_row + Shape::kWarpRows - 1];
     const bool ordered = !kExtra || p.page_start == nullptr;
-    const bool visible = warp_row < s.rows && !(ordered && ((p.causal && key0 > last) ||
-                                                          (p.window_left >= 0 && key0 + kKeys - 1 < first - p.window_left)));
+    const bool visible =
+        warp_row < s.rows &&
+        !(ordered && ((p.causal && key0 > last) || (p.window_left >= 0 && key0 + kKeys - 1 < first - p.window_left)));
     const bool whole = key0 + kKeys <= s.request.kv_len && (!p.causal || key0 + kKeys - 1 <= first) &&
                        (p.window_left < 0 || key0 >= last - p.window_left);
     if constexpr (kExtra) {
@@ -354,15 +356,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       if (live && pair == 0 && p.lse != nullptr) p.lse[(s.request.qo_begin + query) * p.lse_token + head * p.lse_head] = lse;
 #pragma unroll
       for (int j = 0; j < kD / 8; ++j) {
-        *reinterpret_cast<uint32_t*>(q_tile + (j / Sw::kChunks) * kRows * Sw::kRowBytes + Sw::offset(in_tile, j % Sw::kChunks) + pair * 4) =
-            pack2<T>(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
+        *reinterpret_cast<uint32_t*>(q_tile + (j / Sw::kChunks) * kRows * Sw::kRowBytes + Sw::offset(in_tile, j % Sw::kChunks) +
+                                     pair * 4) = pack2<T>(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
       }
     }
   }
   if (split) return;
   __syncwarp();  // the warp's own rows only
   for (int r = warp_row + lane / Sw::kChunks; r < min(rows, warp_row + Shape::kWarpRows); r += 32 / Sw::kChunks) {
-    const int row = row_begin + r, query = p.group.div(row), head = kv_head * group + row - query * group, column = lane % Sw::kChunks;
+    const int row = row_begin + r, query = p.group.div(row), head = kv_head * group + row - query * group,
+              column = lane % Sw::kChunks;
     char* to = p.out + (s.request.qo_begin + query) * p.out_token + head * p.out_head + column * 16;
 #pragma unroll
     for (int segment = 0; segment < Sw::kSegments; ++segment) {

@@ -1,4 +1,5 @@
-// The moving parts of the prefill kernel: its shape, its bookkeeping, and the copies that bring tiles and table entries into shared memory.
+// The moving parts of the prefill kernel: its shape, its bookkeeping, and the copies that bring tiles and table entries into
+// shared memory.
 #pragma once
 #include <cstddef>
 
@@ -40,10 +41,11 @@ constexpr int prefill_smem_bytes() {
          static_cast<int>(sizeof(PrefillShared<Shape, Source>));
 }
 
-// Starts the copy of one tile of K or V rows, [kKeys, head_dim], into shared memory. kCheck: keys past `kv_len` (and, kExtra, past their
-// page's fill) become zeros, so that garbage there never meets a zero probability.
+// Starts the copy of one tile of K or V rows, [kKeys, head_dim], into shared memory. kCheck: keys past `kv_len` (and, kExtra,
+// past their page's fill) become zeros, so that garbage there never meets a zero probability.
 template <class Shape, class Source, bool kExtra, bool kIsV, bool kCheck>
-__device__ __forceinline__ void load_tile(const AttentionParams& p, const PrefillShared<Shape, Source>& s, uint32_t smem, int tile) {
+__device__ __forceinline__ void load_tile(const AttentionParams& p, const PrefillShared<Shape, Source>& s, uint32_t smem,
+                                          int tile) {
   using Sw = Swizzle<Shape::kHeadDim>;
   constexpr int kPassRows = Shape::kThreads / Sw::kChunks, kPasses = Shape::kKeys / kPassRows;
   static_assert(kPasses * kPassRows == Shape::kKeys && kPassRows % 8 == 0);  // the swizzle repeats every eight rows
@@ -66,8 +68,9 @@ __device__ __forceinline__ void load_tile(const AttentionParams& p, const Prefil
       bytes = valid ? 16 : 0;
       key = valid ? key : 0;
     }
-    const char* source = (kIsV ? s.source.v_row(p, slot, key, Shape::kHeadDim * 2) : s.source.k_row(p, slot, key, Shape::kHeadDim * 2)) +
-                         column * 16;
+    const char* source =
+        (kIsV ? s.source.v_row(p, slot, key, Shape::kHeadDim * 2) : s.source.k_row(p, slot, key, Shape::kHeadDim * 2)) +
+        column * 16;
 #pragma unroll
     for (int segment = 0; segment < Sw::kSegments; ++segment) {
       const uint32_t to = target + (segment * Shape::kKeys + pass * kPassRows) * Sw::kRowBytes;
@@ -80,7 +83,8 @@ __device__ __forceinline__ void load_tile(const AttentionParams& p, const Prefil
   }
 }
 
-// Starts the copy of the table entries of a tile into the ring (threads 0 .. kGroups - 1). Entries past kv_len read as slot 0, unread.
+// Starts the copy of the table entries of a tile into the ring (threads 0 .. kGroups - 1). Entries past kv_len read as slot 0,
+// unread.
 template <class Shape, class Source, bool kExtra>
 __device__ __forceinline__ void load_entries(const AttentionParams& p, PrefillShared<Shape, Source>& s, int tile) {
   if constexpr (Source::kPaged) {
@@ -91,7 +95,8 @@ __device__ __forceinline__ void load_entries(const AttentionParams& p, PrefillSh
       const int entry = valid ? p.page_groups.div(key / kPageGroup) : 0;
       cp_async_4(smem_address(&s.ring_slot[tile & 3][g]), s.source.slots + entry, valid ? 4 : 0);
       if constexpr (kExtra) {
-        if (s.source.starts != nullptr) cp_async_4(smem_address(&s.ring_start[tile & 3][g]), s.source.starts + entry, valid ? 4 : 0);
+        if (s.source.starts != nullptr)
+          cp_async_4(smem_address(&s.ring_start[tile & 3][g]), s.source.starts + entry, valid ? 4 : 0);
         if (s.source.fills != nullptr) cp_async_4(smem_address(&s.ring_fill[tile & 3][g]), s.source.fills + entry, valid ? 4 : 0);
       }
     }
@@ -132,7 +137,9 @@ __device__ void prepare_keys(const AttentionParams& p, PrefillShared<Shape, Sour
   using Sw = Swizzle<Shape::kHeadDim>;
   const auto element = [&](int row, int d) {
     const int chunk = d / 8;
-    return reinterpret_cast<T*>(k_tile + (chunk / Sw::kChunks) * Shape::kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks)) + d % 8;
+    return reinterpret_cast<T*>(k_tile + (chunk / Sw::kChunks) * Shape::kKeys * Sw::kRowBytes +
+                                Sw::offset(row, chunk % Sw::kChunks)) +
+           d % 8;
   };
   const int pairs = p.rotary_pairs;
   for (int i = threadIdx.x; i < Shape::kKeys * pairs; i += Shape::kThreads) {

@@ -4,14 +4,15 @@
 
 namespace kvasir::cuda {
 
-// A row's running maximum moves only when a tile exceeds it by more than 2^8: probabilities stay far below overflow, and O is seldom rescaled.
+// A row's running maximum moves only when a tile exceeds it by more than 2^8: probabilities stay far below overflow, and O is
+// seldom rescaled.
 inline constexpr float kMaxSlack = 8.f;
 
 struct Request {
-  int index;              // in the batch
-  int qo_begin, qo_len;   // tokens of q
-  int kv_begin, kv_len;   // ragged: first key; paged: first entry of page_indices
-  int q_start;            // position of the first query
+  int index;             // in the batch
+  int qo_begin, qo_len;  // tokens of q
+  int kv_begin, kv_len;  // ragged: first key; paged: first entry of page_indices
+  int q_start;           // position of the first query
 };
 
 __device__ __forceinline__ void load_queries(const AttentionParams& p, int index, int& begin, int& len) {
@@ -54,9 +55,10 @@ __device__ __forceinline__ void visible_keys(const AttentionParams& p, int kv_le
   end = max(end, 0);
 }
 
-// The part of the tiles [begin, end) that belongs to split `split`. Batch-invariant: boundaries at multiples of a power of two that
-// grows with the request's own length alone; else equal shares of what is visible.
-__device__ __forceinline__ void split_tiles(const AttentionParams& p, int kv_len, int tile_keys, int split, int& begin, int& end) {
+// The part of the tiles [begin, end) that belongs to split `split`. Batch-invariant: boundaries at multiples of a power of two
+// that grows with the request's own length alone; else equal shares of what is visible.
+__device__ __forceinline__ void split_tiles(const AttentionParams& p, int kv_len, int tile_keys, int split, int& begin,
+                                            int& end) {
   if (p.num_splits == 1) return;
   int first, chunk;
   if (p.batch_invariant) {
@@ -83,10 +85,11 @@ __device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const R
   return p.split_tokens > 0 ? static_cast<int64_t>(r.index) * p.split_tokens + i : r.qo_begin + i;
 }
 
-// Finds the `tile`-th row tile (of tile_rows packed rows each) over all requests; false past the last. Every thread of the CTA calls it;
-// `scratch` holds kThreads / 32 + 2 ints of shared memory. Barriers: all threads arrive and wait, three times.
+// Finds the `tile`-th row tile (of tile_rows packed rows each) over all requests; false past the last. Every thread of the CTA
+// calls it; `scratch` holds kThreads / 32 + 2 ints of shared memory. Barriers: all threads arrive and wait, three times.
 template <int kThreads>
-__device__ bool find_row_tile(const AttentionParams& p, int tile, int tile_rows, int* scratch, int& request, int& tile_in_request) {
+__device__ bool find_row_tile(const AttentionParams& p, int tile, int tile_rows, int* scratch, int& request,
+                              int& tile_in_request) {
   const int group = static_cast<int>(p.group.divisor);
   if (p.qo_indptr == nullptr || p.batch == 1) {
     const int rows = (p.qo_indptr == nullptr ? p.total_q / p.batch : p.qo_indptr[1] - p.qo_indptr[0]) * group;

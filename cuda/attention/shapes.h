@@ -1,6 +1,6 @@
-// The tensor-core instantiations that exist, one row a head_dim: kernels are compiled from it and plans are made from it. What is not
-// here (other head_dims, f32, views that are not aligned to 16 bytes) runs on the plain kernel of simt.cu.
-// keys is the same for both prefill tiles, so that batch-invariant results do not depend on which of them ran.
+// The tensor-core instantiations that exist, one row a head_dim: kernels are compiled from it and plans are made from it. What is
+// not here (other head_dims, f32, views that are not aligned to 16 bytes) runs on the plain kernel of simt.cu. keys is the same
+// for both prefill tiles, so that batch-invariant results do not depend on which of them ran.
 #pragma once
 
 namespace kvasir::cuda {
@@ -17,10 +17,8 @@ struct TensorCoreShape {
 };
 
 inline constexpr TensorCoreShape kTensorCoreShapes[] = {
-    {64, {128, 4, 1, false}, {64, 4, 1, true}, 128, 4, 32, 3},
-    {96, {128, 4, 1, false}, {64, 4, 2, true}, 64, 4, 32, 2},
-    {128, {128, 4, 2, false}, {64, 4, 2, true}, 64, 4, 16, 3},
-    {192, {64, 4, 1, true}, {64, 4, 1, true}, 80, 4, 16, 2},
+    {64, {128, 4, 2, true}, {64, 4, 2, true}, 96, 4, 32, 3},   {96, {128, 4, 2, false}, {64, 4, 2, true}, 64, 4, 32, 2},
+    {128, {128, 4, 2, false}, {64, 4, 2, true}, 64, 4, 16, 3}, {192, {64, 4, 1, true}, {64, 4, 1, true}, 80, 4, 16, 2},
     {256, {64, 4, 2, true}, {64, 4, 2, true}, 32, 2, 16, 3},
 };
 

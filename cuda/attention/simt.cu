@@ -1,9 +1,9 @@
-// The plain attention kernel: any float dtype (f32 included), any head_dim up to 256, any alignment, the whole contract. No tensor cores:
-// f32 multiply-adds, exact to f32 rounding; the other kernels are for speed.
+// The plain attention kernel: any float dtype (f32 included), any head_dim up to 256, any alignment, the whole contract. No
+// tensor cores: f32 multiply-adds, exact to f32 rounding; the other kernels are for speed.
 //
-// One warp owns one (query token, query head) and one split of the keys, 32 keys a round. Phases per round: each lane scores one key (its
-// whole dot product, q from shared memory); the warp agrees on the new maximum; then all lanes, along head_dim, add the visible keys' V
-// rows one after another. A key that is not visible is never read. No barrier but the warp's own.
+// One warp owns one (query token, query head) and one split of the keys, 32 keys a round. Phases per round: each lane scores one
+// key (its whole dot product, q from shared memory); the warp agrees on the new maximum; then all lanes, along head_dim, add the
+// visible keys' V rows one after another. A key that is not visible is never read. No barrier but the warp's own.
 #include "../../native/core/merge.h"
 #include "../common/mma.cuh"
 #include "request.cuh"
@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
   if (split) {
     const int64_t row = (blockIdx.y * p.part_rows + partial_row(p, r, token - r.qo_begin)) * p.num_qo_heads + head;
     if (lane == 0) p.part_lse[row] = lse;
-    for (int e = 0; e < kLaneElements && lane + 32 * e < p.head_dim; ++e) p.part_out[row * p.head_dim + lane + 32 * e] = acc[e] * inverse;
+    for (int e = 0; e < kLaneElements && lane + 32 * e < p.head_dim; ++e)
+      p.part_out[row * p.head_dim + lane + 32 * e] = acc[e] * inverse;
     return;
   }
   if (lane == 0 && p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = lse;
@@ -152,7 +153,8 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
 template <typename T>
 cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
   const int64_t rows = static_cast<int64_t>(p.total_q) * p.num_qo_heads;
-  simt_kernel<T><<<dim3(static_cast<unsigned>((rows + kSimtWarps - 1) / kSimtWarps), p.num_splits), kSimtWarps * 32, 0, stream>>>(p);
+  simt_kernel<T>
+      <<<dim3(static_cast<unsigned>((rows + kSimtWarps - 1) / kSimtWarps), p.num_splits), kSimtWarps * 32, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

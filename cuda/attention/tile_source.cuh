@@ -1,8 +1,8 @@
 // Tile producers: where the K and V rows of a tile come from. A kernel is instantiated per producer; a codec is one more of them.
 //
-// A producer names the bytes of 16 keys ("group", a multiple of kPageGroup) at a time: all keys of a group lie in one run of memory.
-// Paged: the entries of a tile (page slot, and with kExtra position and fill) come through a small ring in shared memory, filled by
-// cp.async one tile ahead of the payload, so that no load waits for a table look-up.
+// A producer names the bytes of 16 keys ("group", a multiple of kPageGroup) at a time: all keys of a group lie in one run of
+// memory. Paged: the entries of a tile (page slot, and with kExtra position and fill) come through a small ring in shared memory,
+// filled by cp.async one tile ahead of the payload, so that no load waits for a table look-up.
 #pragma once
 #include "../common/mma.cuh"
 #include "request.cuh"
@@ -26,8 +26,12 @@ struct RaggedSource {
     k_token = p.k_token;
     v_token = p.v_token;
   }
-  __device__ const char* k_row(const AttentionParams&, int, int key, int) const { return k + static_cast<int64_t>(key) * k_token; }
-  __device__ const char* v_row(const AttentionParams&, int, int key, int) const { return v + static_cast<int64_t>(key) * v_token; }
+  __device__ const char* k_row(const AttentionParams&, int, int key, int) const {
+    return k + static_cast<int64_t>(key) * k_token;
+  }
+  __device__ const char* v_row(const AttentionParams&, int, int key, int) const {
+    return v + static_cast<int64_t>(key) * v_token;
+  }
 };
 
 struct PagedSource {

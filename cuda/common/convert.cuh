@@ -1,5 +1,5 @@
-// Elements as they lie in memory and as kernels compute with them: scalar conversions, 16-byte vectors, and the way from a run-time dtype
-// to a type.
+// Elements as they lie in memory and as kernels compute with them: scalar conversions, 16-byte vectors, and the way from a
+// run-time dtype to a type.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -19,7 +19,8 @@ struct F8E5M2 {
   uint8_t bits;
 };
 
-template <class T> __device__ __forceinline__ float as_float(T x) {
+template <class T>
+__device__ __forceinline__ float as_float(T x) {
   if constexpr (__is_same(T, F8E4M3)) {
     return f8e4m3_to_float(x.bits);
   } else if constexpr (__is_same(T, F8E5M2)) {
@@ -28,7 +29,8 @@ template <class T> __device__ __forceinline__ float as_float(T x) {
     return to_float(x);
   }
 }
-template <class T> __device__ __forceinline__ T as_element(float x) {
+template <class T>
+__device__ __forceinline__ T as_element(float x) {
   if constexpr (__is_same(T, F8E4M3)) {
     return {float_to_f8e4m3(x)};
   } else if constexpr (__is_same(T, F8E5M2)) {
@@ -39,23 +41,27 @@ template <class T> __device__ __forceinline__ T as_element(float x) {
 }
 
 // kCount elements that are read and written at once; kCount = 1 where an address or a length is odd.
-template <class T, int kCount> struct alignas(sizeof(T) * kCount) Vector {
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Vector {
   T elements[kCount];
 
   __device__ static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
   __device__ void store(T* p) const { *reinterpret_cast<Vector*>(p) = *this; }
 };
-template <class T> inline constexpr int kVectorLength = 16 / static_cast<int>(sizeof(T));
+template <class T>
+inline constexpr int kVectorLength = 16 / static_cast<int>(sizeof(T));
 
 // Calls body with a value of the type of f32, f16 or bf16.
-template <class Body> auto with_dtype(int32_t dtype, Body&& body) {
+template <class Body>
+auto with_dtype(int32_t dtype, Body&& body) {
   switch (dtype) {
     case KVASIR_F16: return body(__half{});
     case KVASIR_BF16: return body(__nv_bfloat16{});
     default: return body(float{});
   }
 }
-template <class Body> auto with_any_float(int32_t dtype, Body&& body) {
+template <class Body>
+auto with_any_float(int32_t dtype, Body&& body) {
   switch (dtype) {
     case KVASIR_F8E4M3: return body(F8E4M3{});
     case KVASIR_F8E5M2: return body(F8E5M2{});

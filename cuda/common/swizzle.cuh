@@ -1,7 +1,8 @@
 // Shared-memory layout of a tile of rows x kHeadDim 16-bit elements, free of bank conflicts for 16-byte writes and for ldmatrix.
 //
 // A tile is cut into segments of kChunks 16-byte chunks (128 bytes, or 64 where head_dim is no multiple of 64), each stored as
-// [rows][kChunks]; chunk c of row r sits in place c ^ key(r), so that eight consecutive rows of one chunk column use all 32 banks.
+// [rows][kChunks]; chunk c of row r sits in place c ^ key(r), so that eight consecutive rows of one chunk column use all 32
+// banks.
 #pragma once
 #include <cstdint>
 
@@ -9,10 +10,10 @@ namespace kvasir::cuda {
 
 template <int kHeadDim>
 struct Swizzle {
-  static constexpr int kChunks = kHeadDim % 64 == 0 ? 8 : 4;       // per segment row
+  static constexpr int kChunks = kHeadDim % 64 == 0 ? 8 : 4;  // per segment row
   static constexpr int kSegments = kHeadDim / (8 * kChunks);
-  static constexpr int kRowBytes = kChunks * 16;                   // of one segment
-  static constexpr int kStepsPerSegment = kChunks / 2;             // k-steps of 16 elements
+  static constexpr int kRowBytes = kChunks * 16;        // of one segment
+  static constexpr int kStepsPerSegment = kChunks / 2;  // k-steps of 16 elements
   static_assert(kHeadDim % 32 == 0);
 
   static constexpr int tile_bytes(int rows) { return rows * kHeadDim * 2; }
@@ -22,8 +23,8 @@ struct Swizzle {
   // Byte offset of chunk `chunk` of `row` within its segment.
   __device__ static uint32_t offset(int row, int chunk) { return row * kRowBytes + ((chunk ^ key(row)) << 4); }
 
-  // Offset of element column 16 * step (plus what `lane_offset`'s chunk bit adds) for a tile of `rows` rows: segments are apart by
-  // rows * kRowBytes, and within a segment the step flips address bits that the swizzle left to it.
+  // Offset of element column 16 * step (plus what `lane_offset`'s chunk bit adds) for a tile of `rows` rows: segments are apart
+  // by rows * kRowBytes, and within a segment the step flips address bits that the swizzle left to it.
   template <int kRows>
   __device__ static uint32_t at_step(uint32_t lane_address, int step) {
     return (lane_address ^ ((step % kStepsPerSegment) << 5)) + (step / kStepsPerSegment) * (kRows * kRowBytes);

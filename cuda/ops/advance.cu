@@ -1,6 +1,6 @@
-// Reserves the next token of every active row: pos = kv_len; positions = pos; slot_mapping = the slot of pos in the row's page table;
-// kv_len = pos + 1; step += 1. Inactive rows: positions = 0, slot_mapping = -1. All vectors [rows] i32. A position past the end of
-// page_indices gets slot -1, which append skips.
+// Reserves the next token of every active row: pos = kv_len; positions = pos; slot_mapping = the slot of pos in the row's page
+// table; kv_len = pos + 1; step += 1. Inactive rows: positions = 0, slot_mapping = -1. All vectors [rows] i32. A position past
+// the end of page_indices gets slot -1, which append skips.
 #include "../common/check.h"
 #include "../ops.h"
 
@@ -45,8 +45,8 @@ __global__ void advance_kernel(const Params p) {
 kvasir_status launch_advance(kvasir_stream* stream, const kvasir_advance_args& args, void*, size_t, kvasir_error* err) {
   const int64_t rows = args.kv_len.shape[0];
   if (rows == 0) return KVASIR_OK;
-  const Params p = {Column(args.kv_len),       Column(args.row_start), Column(args.page_indices), Column(args.positions),
-                    Column(args.slot_mapping), Column(args.step),      Column(args.active),       rows,
+  const Params p = {Column(args.kv_len),        Column(args.row_start), Column(args.page_indices), Column(args.positions),
+                    Column(args.slot_mapping),  Column(args.step),      Column(args.active),       rows,
                     args.page_indices.shape[0], args.page_size};
   advance_kernel<<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0, stream->handle()>>>(p);
   return launched(stream, "advance", err);

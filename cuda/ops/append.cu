@@ -21,8 +21,10 @@ struct Params {
   Rotation rotation;
 };
 
-// Items of a token: the pairs of q's heads, the pairs of k's heads (rotated or not), what rotation leaves of k, and v; kCount elements each.
-template <class T, int kCount> __global__ void append_kernel(const Params p) {
+// Items of a token: the pairs of q's heads, the pairs of k's heads (rotated or not), what rotation leaves of k, and v; kCount
+// elements each.
+template <class T, int kCount>
+__global__ void append_kernel(const Params p) {
   using V = Vector<T, kCount>;
   __shared__ float cosine[kMaxHalf], sine[kMaxHalf];
   const int64_t token = blockIdx.x;
@@ -35,7 +37,8 @@ template <class T, int kCount> __global__ void append_kernel(const Params p) {
   const int64_t row = static_cast<int64_t>(stored ? slot % p.page_size : 0) * p.head_dim;
 
   const int pairs = half / kCount, rest = (p.head_dim - 2 * half) / kCount, vectors = p.head_dim / kCount;
-  const int q_items = p.num_qo_heads * pairs, k_items = p.num_kv_heads * pairs, rest_items = p.num_kv_heads * rest, v_items = p.num_kv_heads * vectors;
+  const int q_items = p.num_qo_heads * pairs, k_items = p.num_kv_heads * pairs, rest_items = p.num_kv_heads * rest,
+            v_items = p.num_kv_heads * vectors;
   const int items = q_items + (stored ? k_items + rest_items + v_items : 0);
   for (int item = blockIdx.y * kRotationThreads + threadIdx.x; item < items; item += gridDim.y * kRotationThreads) {
     int i = item;
@@ -71,7 +74,9 @@ template <class T, int kCount> __global__ void append_kernel(const Params p) {
 kvasir_status launch_append(kvasir_stream* stream, const kvasir_append_args& args, void*, size_t, kvasir_error* err) {
   const int64_t total = args.k.shape[0], dim = args.k.shape[2], half = args.inv_freq.rank != 0 ? args.inv_freq.shape[0] : 0;
   if (total == 0) return KVASIR_OK;
-  if (half > kMaxHalf) return fail(err, KVASIR_UNSUPPORTED, "invFreq has %lld entries; the CUDA backend rotates at most %d pairs a head.", static_cast<long long>(half), kMaxHalf);
+  if (half > kMaxHalf)
+    return fail(err, KVASIR_UNSUPPORTED, "invFreq has %lld entries; the CUDA backend rotates at most %d pairs a head.",
+                static_cast<long long>(half), kMaxHalf);
   Params p{};
   p.k = args.k.data;
   p.v = args.v.data;
@@ -107,8 +112,10 @@ kvasir_status launch_append(kvasir_stream* stream, const kvasir_append_args& arg
     const int64_t elements = (p.num_qo_heads * half + p.num_kv_heads * (2 * dim - half)) / (wide ? kCount : 1);
     const int64_t pieces = (elements + 2 * kRotationThreads - 1) / (2 * kRotationThreads);
     const dim3 grid(static_cast<unsigned>(total), static_cast<unsigned>(pieces < 64 ? pieces : 64));
-    if (wide) append_kernel<T, kCount><<<grid, kRotationThreads, 0, stream->handle()>>>(p);
-    else append_kernel<T, 1><<<grid, kRotationThreads, 0, stream->handle()>>>(p);
+    if (wide)
+      append_kernel<T, kCount><<<grid, kRotationThreads, 0, stream->handle()>>>(p);
+    else
+      append_kernel<T, 1><<<grid, kRotationThreads, 0, stream->handle()>>>(p);
     return launched(stream, "append", err);
   });
 }

@@ -1,5 +1,5 @@
-// out[r] = index of the largest logit of row r, the lowest of equals: logits [rows, vocab] T, out [rows] i32. NaN never wins; a row of
-// nothing but NaN and -inf gives 0.
+// out[r] = index of the largest logit of row r, the lowest of equals: logits [rows, vocab] T, out [rows] i32. NaN never wins; a
+// row of nothing but NaN and -inf gives 0.
 #include "../common/check.h"
 #include "../ops.h"
 #include "logits.cuh"
@@ -8,7 +8,8 @@ namespace kvasir::cuda {
 
 namespace {
 
-template <class T> __global__ void argmax_kernel(const LogitRows<T> logits, int* out, int64_t out_stride) {
+template <class T>
+__global__ void argmax_kernel(const LogitRows<T> logits, int* out, int64_t out_stride) {
   const auto row = logits.row(blockIdx.x);
   const uint64_t best = row.best();
   if (threadIdx.x == 0) out[blockIdx.x * out_stride] = static_cast<int>(static_cast<uint32_t>(best));

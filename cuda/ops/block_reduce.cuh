@@ -7,14 +7,22 @@
 namespace kvasir::cuda {
 
 struct Sum {
-  template <class T> __device__ T operator()(T a, T b) const { return a + b; }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
 };
 struct Least {
-  template <class T> __device__ T operator()(T a, T b) const { return b < a ? b : a; }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b < a ? b : a;
+  }
 };
 
-// Every thread gets the result. blockDim.x is a multiple of 32, at most 1024. Ends with a barrier, so that calls may follow each other.
-template <class T, class Op> __device__ T block_reduce(T value, T identity, Op op) {
+// Every thread gets the result. blockDim.x is a multiple of 32, at most 1024. Ends with a barrier, so that calls may follow each
+// other.
+template <class T, class Op>
+__device__ T block_reduce(T value, T identity, Op op) {
   __shared__ T partial[32];
   for (int offset = 16; offset > 0; offset /= 2) value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;

@@ -1,6 +1,6 @@
-// out = x converted between any floating dtypes by way of f32, round to nearest even, or i32 copied: equal shapes of rank 1..4, any strides.
-// float8 e4m3 saturates at 448, the other formats overflow to infinity. Dimensions that lie without gaps in both tensors are joined, so
-// that contiguous data and rows apart run with 16-byte vectors.
+// out = x converted between any floating dtypes by way of f32, round to nearest even, or i32 copied: equal shapes of rank 1..4,
+// any strides. float8 e4m3 saturates at 448, the other formats overflow to infinity. Dimensions that lie without gaps in both
+// tensors are joined, so that contiguous data and rows apart run with 16-byte vectors.
 #include "../common/check.h"
 #include "../common/convert.cuh"
 #include "../ops.h"
@@ -20,7 +20,8 @@ Layout join_dimensions(const kvasir_tensor& x, const kvasir_tensor& out) {
   Layout l;
   for (int d = 0; d < x.rank; ++d) {
     if (x.shape[d] == 1) continue;
-    const bool joined = l.rank > 0 && l.x_stride[l.rank - 1] == x.shape[d] * x.stride[d] && l.out_stride[l.rank - 1] == x.shape[d] * out.stride[d];
+    const bool joined = l.rank > 0 && l.x_stride[l.rank - 1] == x.shape[d] * x.stride[d] &&
+                        l.out_stride[l.rank - 1] == x.shape[d] * out.stride[d];
     const int at = joined ? l.rank - 1 : l.rank++;
     l.shape[at] = joined ? l.shape[at] * x.shape[d] : x.shape[d];
     l.x_stride[at] = x.stride[d];
@@ -30,14 +31,19 @@ Layout join_dimensions(const kvasir_tensor& x, const kvasir_tensor& out) {
   return l;
 }
 
-template <class From, class To> __device__ __forceinline__ To convert(From x) {
-  if constexpr (__is_same(From, To)) return x;  // bits: i32 and the payloads of NaN survive
-  else return as_element<To>(as_float(x));
+template <class From, class To>
+__device__ __forceinline__ To convert(From x) {
+  if constexpr (__is_same(From, To))
+    return x;  // bits: i32 and the payloads of NaN survive
+  else
+    return as_element<To>(as_float(x));
 }
 
 // kCount neighbours along the last dimension per thread.
-template <class From, class To, int kCount> __global__ void cast_kernel(const From* x, To* out, const Layout l, int64_t items) {
-  for (int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; item < items; item += static_cast<int64_t>(gridDim.x) * kThreads) {
+template <class From, class To, int kCount>
+__global__ void cast_kernel(const From* x, To* out, const Layout l, int64_t items) {
+  for (int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; item < items;
+       item += static_cast<int64_t>(gridDim.x) * kThreads) {
     int64_t rest = item * kCount, from = 0, to = 0;
 #pragma unroll
     for (int d = KVASIR_MAX_RANK - 1; d > 0; --d) {
@@ -63,17 +69,21 @@ bool aligned(const void* data, const int64_t* stride, int rank, int64_t item, in
   return all;
 }
 
-template <class From, class To> void launch(const kvasir_cast_args& args, const Layout& l, int64_t count, int sm_count, cudaStream_t stream) {
+template <class From, class To>
+void launch(const kvasir_cast_args& args, const Layout& l, int64_t count, int sm_count, cudaStream_t stream) {
   constexpr int64_t kFrom = sizeof(From), kTo = sizeof(To);
   constexpr int kCount = static_cast<int>(16 / (kFrom > kTo ? kFrom : kTo));
   const bool wide = l.shape[l.rank - 1] % kCount == 0 && aligned(args.x.data, l.x_stride, l.rank, kFrom, kCount * kFrom) &&
                     aligned(args.out.data, l.out_stride, l.rank, kTo, kCount * kTo);
-  const int64_t items = wide ? count / kCount : count, needed = (items + kThreads - 1) / kThreads, most = static_cast<int64_t>(sm_count) * 32;
+  const int64_t items = wide ? count / kCount : count, needed = (items + kThreads - 1) / kThreads,
+                most = static_cast<int64_t>(sm_count) * 32;
   const auto grid = static_cast<unsigned>(needed < most ? needed : most);
   const auto* x = static_cast<const From*>(args.x.data);
   auto* out = static_cast<To*>(args.out.data);
-  if (wide) cast_kernel<From, To, kCount><<<grid, kThreads, 0, stream>>>(x, out, l, items);
-  else cast_kernel<From, To, 1><<<grid, kThreads, 0, stream>>>(x, out, l, items);
+  if (wide)
+    cast_kernel<From, To, kCount><<<grid, kThreads, 0, stream>>>(x, out, l, items);
+  else
+    cast_kernel<From, To, 1><<<grid, kThreads, 0, stream>>>(x, out, l, items);
 }
 
 }  // namespace
@@ -94,7 +104,8 @@ kvasir_status launch_cast(kvasir_stream* stream, const kvasir_cast_args& args, v
   }
   return with_any_float(args.x.dtype, [&](auto from) {
     return with_any_float(args.out.dtype, [&](auto to) {
-      if constexpr (!__is_same(decltype(from), decltype(to))) launch<decltype(from), decltype(to)>(args, l, count, sm_count, stream->handle());
+      if constexpr (!__is_same(decltype(from), decltype(to)))
+        launch<decltype(from), decltype(to)>(args, l, count, sm_count, stream->handle());
       return launched(stream, "cast", err);
     });
   });

@@ -12,7 +12,8 @@ namespace {
 
 template <class R, class T>
 __global__ void __launch_bounds__(kLogitThreads)
-    compare_logits_kernel(const LogitRows<R> reference, const LogitRows<T> logits, float* kl, int64_t kl_stride, int* agree, int64_t agree_stride) {
+    compare_logits_kernel(const LogitRows<R> reference, const LogitRows<T> logits, float* kl, int64_t kl_stride, int* agree,
+                          int64_t agree_stride) {
   const auto a_row = reference.row(blockIdx.x);
   const auto b_row = logits.row(blockIdx.x);
   const uint64_t best_a = a_row.best(), best_b = b_row.best();
@@ -37,13 +38,14 @@ __global__ void __launch_bounds__(kLogitThreads)
 
 }  // namespace
 
-kvasir_status launch_compare_logits(kvasir_stream* stream, const kvasir_compare_logits_args& args, void*, size_t, kvasir_error* err) {
+kvasir_status launch_compare_logits(kvasir_stream* stream, const kvasir_compare_logits_args& args, void*, size_t,
+                                    kvasir_error* err) {
   if (args.logits.shape[0] == 0) return KVASIR_OK;
   return with_dtype(args.reference.dtype, [&](auto reference_zero) {
     return with_dtype(args.logits.dtype, [&](auto zero) {
       compare_logits_kernel<<<static_cast<unsigned>(args.logits.shape[0]), kLogitThreads, 0, stream->handle()>>>(
-          LogitRows<decltype(reference_zero)>(args.reference), LogitRows<decltype(zero)>(args.logits), static_cast<float*>(args.kl.data),
-          args.kl.stride[0], static_cast<int*>(args.agree.data), args.agree.stride[0]);
+          LogitRows<decltype(reference_zero)>(args.reference), LogitRows<decltype(zero)>(args.logits),
+          static_cast<float*>(args.kl.data), args.kl.stride[0], static_cast<int*>(args.agree.data), args.agree.stride[0]);
       return launched(stream, "compare_logits", err);
     });
   });

@@ -1,5 +1,5 @@
-// Our own matrix product, for hosts without cuBLASLt and for batch invariance: every element is summed over slices of kSlice features, each in
-// order, and the slices' sums in order, whatever the tile shape and however the slices are spread over CTAs.
+// Our own matrix product, for hosts without cuBLASLt and for batch invariance: every element is summed over slices of kSlice
+// features, each in order, and the slices' sums in order, whatever the tile shape and however the slices are spread over CTAs.
 #pragma once
 #include "../runtime/blas.h"
 

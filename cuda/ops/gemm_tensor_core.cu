@@ -1,8 +1,9 @@
-// out [rows, out_features] = x · weightᵀ + bias on tensor cores: mma.m16n8k16 with f32 accumulation, tiles of 64 features through three or four
-// shared-memory stages filled by cp.async.
+// out [rows, out_features] = x · weightᵀ + bias on tensor cores: mma.m16n8k16 with f32 accumulation, tiles of 64 features through
+// three or four shared-memory stages filled by cp.async.
 //
-// Sums run over slices (gemm.h), so that a row's bits do not depend on the tile shape chosen for the number of rows. Few rows leave few tiles:
-// then every slice gets CTAs of its own, which write f32 partials [slice, row, feature], and a second kernel adds them in order.
+// Sums run over slices (gemm.h), so that a row's bits do not depend on the tile shape chosen for the number of rows. Few rows
+// leave few tiles: then every slice gets CTAs of its own, which write f32 partials [slice, row, feature], and a second kernel
+// adds them in order.
 #include "../common/convert.cuh"
 #include "../common/swizzle.cuh"
 #include "gemm.h"
@@ -25,8 +26,10 @@ struct Params {
   bool out_f32;
 };
 
-template <int kRowsPerTile, int kColumnsPerTile, int kWarpRows, int kWarpColumns, int kStageCount> struct Shape {
-  static constexpr int rows = kRowsPerTile, columns = kColumnsPerTile, warp_rows = kWarpRows, warp_columns = kWarpColumns, stages = kStageCount;
+template <int kRowsPerTile, int kColumnsPerTile, int kWarpRows, int kWarpColumns, int kStageCount>
+struct Shape {
+  static constexpr int rows = kRowsPerTile, columns = kColumnsPerTile, warp_rows = kWarpRows, warp_columns = kWarpColumns,
+                       stages = kStageCount;
   static constexpr int threads = 32 * warp_rows * warp_columns;
   static constexpr int m_tiles = rows / warp_rows / 16, n_pairs = columns / warp_columns / 16;  // of mma, per warp
   static constexpr int stage_bytes = (rows + columns) * kStep * 2;
@@ -39,7 +42,8 @@ using Many = Shape<128, 128, 2, 4, 3>;
 
 // kCount rows of a matrix, kStep features from `feature` on, into a swizzled tile; rows and features past the end become zeros.
 template <int kCount, int kThreads>
-__device__ __forceinline__ void load_tile(uint32_t tile, const char* matrix, int64_t row_bytes, int first_row, int rows, int feature, int features) {
+__device__ __forceinline__ void load_tile(uint32_t tile, const char* matrix, int64_t row_bytes, int first_row, int rows,
+                                          int feature, int features) {
   const int chunk = threadIdx.x % 8, at = feature + chunk * 8;
 #pragma unroll
   for (int i = 0; i < kCount; i += kThreads / 8) {
@@ -50,16 +54,21 @@ __device__ __forceinline__ void load_tile(uint32_t tile, const char* matrix, int
   }
 }
 
-template <class T> __device__ __forceinline__ void store_element(const Params& p, int64_t at, float value) {
-  if (p.out_f32) reinterpret_cast<float*>(p.out)[at] = value;
-  else reinterpret_cast<T*>(p.out)[at] = as_element<T>(value);
+template <class T>
+__device__ __forceinline__ void store_element(const Params& p, int64_t at, float value) {
+  if (p.out_f32)
+    reinterpret_cast<float*>(p.out)[at] = value;
+  else
+    reinterpret_cast<T*>(p.out)[at] = as_element<T>(value);
 }
 
-template <class T, class S> __global__ void __launch_bounds__(S::threads) gemm_kernel(const Params p) {
+template <class T, class S>
+__global__ void __launch_bounds__(S::threads) gemm_kernel(const Params p) {
   extern __shared__ __align__(128) char smem[];
   using Tile = Swizzle<kStep>;
   const uint32_t base = smem_address(smem);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_row = warp / S::warp_columns, warp_column = warp % S::warp_columns;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_row = warp / S::warp_columns,
+            warp_column = warp % S::warp_columns;
 
   // Tiles in bands of kRowGroup row tiles, columns outer within a band.
   const int band_tiles = kRowGroup * p.column_tiles, band = blockIdx.x / band_tiles, in_band = blockIdx.x % band_tiles;
@@ -74,7 +83,8 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) gemm_k
     if (step < end) {
       const uint32_t stage = base + (step - begin) % S::stages * S::stage_bytes;
       load_tile<S::rows, S::threads>(stage, p.x, p.x_bytes, first_row, p.rows, step * kStep, p.in_features);
-      load_tile<S::columns, S::threads>(stage + S::rows * kStep * 2, p.weight, p.weight_bytes, first_column, p.out_features, step * kStep, p.in_features);
+      load_tile<S::columns, S::threads>(stage + S::rows * kStep * 2, p.weight, p.weight_bytes, first_column, p.out_features,
+                                        step * kStep, p.in_features);
     }
     cp_async_commit();  // also when empty: groups are counted
   };
@@ -82,7 +92,8 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) gemm_k
 
   float total[S::m_tiles][2 * S::n_pairs][4] = {}, acc[S::m_tiles][2 * S::n_pairs][4] = {};
   const uint32_t x_lane = Tile::offset(warp_row * S::m_tiles * 16 + lane_row_a(lane), lane_chunk_a(lane));
-  const uint32_t weight_lane = S::rows * kStep * 2 + Tile::offset(warp_column * S::n_pairs * 16 + lane_row_b(lane), lane_chunk_b(lane));
+  const uint32_t weight_lane =
+      S::rows * kStep * 2 + Tile::offset(warp_column * S::n_pairs * 16 + lane_row_b(lane), lane_chunk_b(lane));
   for (int step = begin; step < end; ++step) {
     cp_async_wait<S::stages - 2>();
     __syncthreads();  // this step's stage is filled by all threads, and the one before it is free
@@ -92,7 +103,8 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) gemm_k
     for (int k = 0; k < kStep / 16; ++k) {
       uint32_t a[S::m_tiles][4];
 #pragma unroll
-      for (int m = 0; m < S::m_tiles; ++m) ldmatrix_x4(a[m], Tile::at_step<S::rows>(stage + x_lane + m * 16 * Tile::kRowBytes, k));
+      for (int m = 0; m < S::m_tiles; ++m)
+        ldmatrix_x4(a[m], Tile::at_step<S::rows>(stage + x_lane + m * 16 * Tile::kRowBytes, k));
 #pragma unroll
       for (int n = 0; n < S::n_pairs; ++n) {
         uint32_t b[4];
@@ -139,8 +151,10 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) gemm_k
   }
 }
 
-template <class T> __global__ void add_slices_kernel(const Params p, int slices) {
-  const int64_t count = static_cast<int64_t>(p.rows) * p.out_features, at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+template <class T>
+__global__ void add_slices_kernel(const Params p, int slices) {
+  const int64_t count = static_cast<int64_t>(p.rows) * p.out_features,
+                at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= count) return;
   float sum = 0.f;
   for (int s = 0; s < slices; ++s) sum += p.partial[s * count + at];
@@ -157,13 +171,15 @@ bool is_split(const MatrixProduct& p, int sm_count) {
   return p.rows <= Some::rows && slice_count(p) > 1 && tiles(p.out_features, Some::columns) < 2 * sm_count;
 }
 
-template <class T, class S> cudaError_t launch(Params p, int slices, cudaStream_t stream) {
+template <class T, class S>
+cudaError_t launch(Params p, int slices, cudaStream_t stream) {
   p.row_tiles = static_cast<int>(tiles(p.rows, S::rows));
   p.column_tiles = static_cast<int>(tiles(p.out_features, S::columns));
   static_assert(S::smem_bytes > 0);
   const cudaError_t allowed = cudaFuncSetAttribute(gemm_kernel<T, S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::smem_bytes);
   if (allowed != cudaSuccess) return allowed;
-  const dim3 grid(static_cast<unsigned>(p.row_tiles) * static_cast<unsigned>(p.column_tiles), p.partial != nullptr ? static_cast<unsigned>(slices) : 1u);
+  const dim3 grid(static_cast<unsigned>(p.row_tiles) * static_cast<unsigned>(p.column_tiles),
+                  p.partial != nullptr ? static_cast<unsigned>(slices) : 1u);
   gemm_kernel<T, S><<<grid, S::threads, S::smem_bytes, stream>>>(p);
   if (p.partial != nullptr) {
     const int64_t count = static_cast<int64_t>(p.rows) * p.out_features;
@@ -175,8 +191,11 @@ template <class T, class S> cudaError_t launch(Params p, int slices, cudaStream_
 }  // namespace
 
 bool tensor_core_takes(const MatrixProduct& p) {
-  const auto aligned = [](const void* data, int64_t stride) { return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0; };
-  return p.dtype != KVASIR_F32 && p.in_features > 0 && p.in_features % 8 == 0 && aligned(p.x, p.x_stride) && aligned(p.weight, p.weight_stride);
+  const auto aligned = [](const void* data, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+  };
+  return p.dtype != KVASIR_F32 && p.in_features > 0 && p.in_features % 8 == 0 && aligned(p.x, p.x_stride) &&
+         aligned(p.weight, p.weight_stride);
 }
 
 size_t gemm_workspace(const MatrixProduct& p, int sm_count) {

@@ -7,13 +7,15 @@ namespace kvasir::cuda {
 
 inline constexpr int kLogitThreads = 1024;
 
-template <class T> struct LogitRow {
+template <class T>
+struct LogitRow {
   const T* data;
   int vocab;
   bool wide;
 
   // visit(logit, index) for every logit, each by one thread.
-  template <class Visit> __device__ __forceinline__ void each(const Visit& visit) const {
+  template <class Visit>
+  __device__ __forceinline__ void each(const Visit& visit) const {
     constexpr int kCount = kVectorLength<T>;
     const int vectors = wide ? vocab / kCount : 0;
     for (int i = threadIdx.x; i < vectors; i += kLogitThreads) {
@@ -32,14 +34,18 @@ template <class T> struct LogitRow {
   }
 };
 
-template <class T> struct LogitRows {
+template <class T>
+struct LogitRows {
   const T* data;
   int64_t stride;
   int vocab;
   bool wide;
 
   explicit LogitRows(const kvasir_tensor& t)
-      : data(static_cast<const T*>(t.data)), stride(t.stride[0]), vocab(static_cast<int>(t.shape[1])), wide(rows_aligned(t, 16)) {}
+      : data(static_cast<const T*>(t.data)),
+        stride(t.stride[0]),
+        vocab(static_cast<int>(t.shape[1])),
+        wide(rows_aligned(t, 16)) {}
   __device__ LogitRow<T> row(int64_t r) const { return {data + r * stride, vocab, wide}; }
 };
 

@@ -43,7 +43,8 @@ kvasir_status launch_probe_read(kvasir_stream* stream, const kvasir_probe_read_a
   for (int i = 0; i < args.x.rank; ++i) bytes *= args.x.shape[i];
   const cudaError_t cleared = cudaMemsetAsync(args.out.data, 0, sizeof(int), stream->handle());
   if (cleared != cudaSuccess || bytes == 0) return checked(stream, cleared, "probe_read", err);
-  const int64_t needed = (bytes / 16 + kThreads * kLoads - 1) / (kThreads * kLoads), most = stream->device().limits().sm_count * 4;
+  const int64_t needed = (bytes / 16 + kThreads * kLoads - 1) / (kThreads * kLoads),
+                most = stream->device().limits().sm_count * 4;
   probe_read_kernel<<<static_cast<unsigned>(max(int64_t{1}, min(needed, most))), kThreads, 0, stream->handle()>>>(
       static_cast<const char*>(args.x.data), bytes, static_cast<int*>(args.out.data));
   return launched(stream, "probe_read", err);

@@ -1,5 +1,6 @@
-// Rotary position embedding of whole tokens: (x_i, x_{i + half}) turned by float(position) * inv_freq[i], cos and sin times the scale; half-split
-// pairs, i < half = rotary_dim / 2, the rest of a head unchanged. One CTA a token and group of heads keeps the token's cos and sin.
+// Rotary position embedding of whole tokens: (x_i, x_{i + half}) turned by float(position) * inv_freq[i], cos and sin times the
+// scale; half-split pairs, i < half = rotary_dim / 2, the rest of a head unchanged. One CTA a token and group of heads keeps the
+// token's cos and sin.
 #pragma once
 #include "../common/convert.cuh"
 
@@ -25,7 +26,8 @@ __device__ __forceinline__ void fill_rotation(const Rotation& r, int position, f
 }
 
 // Rotates pairs [i, i + kCount) of a head from `from` to `to`, which may be the same.
-template <class T, int kCount> __device__ __forceinline__ void rotate_pairs(const T* from, T* to, int i, int half, const float* cosine, const float* sine) {
+template <class T, int kCount>
+__device__ __forceinline__ void rotate_pairs(const T* from, T* to, int i, int half, const float* cosine, const float* sine) {
   using V = Vector<T, kCount>;
   V low = V::load(from + i), high = V::load(from + i + half);
 #pragma unroll

@@ -1,12 +1,14 @@
 // One token per row by temperature, top-k, top-p and a draw: logits [rows, vocab] T, out [rows] i32, parameters [rows].
 //
-// Tokens are ordered by falling logit, ties by index. Weights are exp((logit - max) / temperature) in f32, rounded to multiples of 2^-44, so
-// that their sums are exact in 64-bit integers, whatever the order. top-k keeps the first k; top-p the shortest prefix of those whose
-// weight reaches top_p times theirs (at least one); the draw takes the first token at which the running weight exceeds u times that of
-// what is left, u = philox_uniform(seed, step). temperature 0 (or NaN) is argmax. NaN logits weigh nothing; +inf share everything.
+// Tokens are ordered by falling logit, ties by index. Weights are exp((logit - max) / temperature) in f32, rounded to multiples
+// of 2^-44, so that their sums are exact in 64-bit integers, whatever the order. top-k keeps the first k; top-p the shortest
+// prefix of those whose weight reaches top_p times theirs (at least one); the draw takes the first token at which the running
+// weight exceeds u times that of what is left, u = philox_uniform(seed, step). temperature 0 (or NaN) is argmax. NaN logits weigh
+// nothing; +inf share everything.
 //
-// One CTA a row. Nothing is sorted in full: tokens fall into buckets by their distance from the maximum; a scan of bucket weights and counts
-// says in which one a cut lies, and only that one is refined by its range of order keys until it fits shared memory and is sorted.
+// One CTA a row. Nothing is sorted in full: tokens fall into buckets by their distance from the maximum; a scan of bucket weights
+// and counts says in which one a cut lies, and only that one is refined by its range of order keys until it fits shared memory
+// and is sorted.
 #include "../../native/core/philox.h"
 #include "../common/check.h"
 #include "../ops.h"
@@ -17,10 +19,10 @@ namespace kvasir::cuda {
 namespace {
 
 constexpr int kThreads = kLogitThreads;
-constexpr int kBuckets = kThreads;           // a thread each in the scan
-constexpr float kBucketsPerUnit = 32;        // the last bucket begins at a weight below 2^-44
-constexpr int kSorted = 2 * kThreads;        // keys sorted at once
-constexpr float kOne = 0x1p44f;              // 2^18 tokens of weight one fit 63 bits
+constexpr int kBuckets = kThreads;     // a thread each in the scan
+constexpr float kBucketsPerUnit = 32;  // the last bucket begins at a weight below 2^-44
+constexpr int kSorted = 2 * kThreads;  // keys sorted at once
+constexpr float kOne = 0x1p44f;        // 2^18 tokens of weight one fit 63 bits
 
 struct Histogram {
   unsigned long long weight[kBuckets];
@@ -42,7 +44,8 @@ struct Shared {
   uint64_t cut;  // the last order key of the prefix
 };
 
-// What to look for: the first token at which the running weight reaches (strict: exceeds) a weight, or the running count reaches a count.
+// What to look for: the first token at which the running weight reaches (strict: exceeds) a weight, or the running count reaches
+// a count.
 struct Goal {
   double weight;
   bool strict;
@@ -55,7 +58,8 @@ struct Goal {
   }
 };
 
-template <class T> class Sampler {
+template <class T>
+class Sampler {
  public:
   __device__ Sampler(Shared& shared, const LogitRow<T>& row, uint64_t best, float temperature)
       : s_(shared), row_(row), max_(logit_of(best)), temperature_(temperature), limit_(UINT64_MAX) {
@@ -119,8 +123,12 @@ template <class T> class Sampler {
 
  private:
   __device__ float distance(float logit) const { return logit == max_ ? 0.f : (max_ - logit) / temperature_; }
-  __device__ static int bucket(float d) { return d < kBuckets / kBucketsPerUnit ? static_cast<int>(d * kBucketsPerUnit) : kBuckets - 1; }
-  __device__ static unsigned long long weight(float d) { return d < kBuckets / kBucketsPerUnit ? __float2ull_rn(expf(-d) * kOne) : 0; }
+  __device__ static int bucket(float d) {
+    return d < kBuckets / kBucketsPerUnit ? static_cast<int>(d * kBucketsPerUnit) : kBuckets - 1;
+  }
+  __device__ static unsigned long long weight(float d) {
+    return d < kBuckets / kBucketsPerUnit ? __float2ull_rn(expf(-d) * kOne) : 0;
+  }
 
   __device__ static void clear(Histogram& h) {
     h.weight[threadIdx.x] = 0;
@@ -129,7 +137,8 @@ template <class T> class Sampler {
   }
 
   // Tokens of the bucket that are kept and lie in the range of keys.
-  template <class Visit> __device__ void each_member(uint64_t low, uint64_t high, const Visit& visit) {
+  template <class Visit>
+  __device__ void each_member(uint64_t low, uint64_t high, const Visit& visit) {
     row_.each([&](float logit, int index) {
       const float d = distance(logit);
       if (bucket(d) != bucket_) return;
@@ -239,11 +248,13 @@ template <class T> class Sampler {
   unsigned int kept_in_bucket_ = 0;
 };
 
-template <class V> struct Parameter {
+template <class V>
+struct Parameter {
   const V* data;
   int64_t stride;
   V absent;
-  Parameter(const kvasir_tensor& t, V otherwise) : data(t.rank == 0 ? nullptr : static_cast<const V*>(t.data)), stride(t.stride[0]), absent(otherwise) {}
+  Parameter(const kvasir_tensor& t, V otherwise)
+      : data(t.rank == 0 ? nullptr : static_cast<const V*>(t.data)), stride(t.stride[0]), absent(otherwise) {}
   __device__ V operator[](int64_t row) const { return data == nullptr ? absent : data[row * stride]; }
 };
 
@@ -252,7 +263,9 @@ struct Settings {
   Parameter<int> top_k, seed, step;
 };
 
-template <class T> __global__ void __launch_bounds__(kThreads) sample_kernel(const LogitRows<T> logits, const Settings settings, int* out, int64_t out_stride) {
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sample_kernel(const LogitRows<T> logits, const Settings settings, int* out, int64_t out_stride) {
   __shared__ Shared shared;
   const int64_t r = blockIdx.x;
   const auto row = logits.row(r);
@@ -267,7 +280,8 @@ template <class T> __global__ void __launch_bounds__(kThreads) sample_kernel(con
     for (int cut = 0; cut < 3; ++cut) {  // by top-k, by top-p, by the draw: one body, because it is long
       if (cut == 0 && !(top_k > 0 && top_k < row.vocab)) continue;
       if (cut == 1 && !(top_p < 1)) continue;
-      const Goal goal = {static_cast<double>(cut == 1 ? top_p : u) * static_cast<double>(kept), cut == 2, cut == 0 ? static_cast<unsigned int>(top_k) : 0u};
+      const Goal goal = {static_cast<double>(cut == 1 ? top_p : u) * static_cast<double>(kept), cut == 2,
+                         cut == 0 ? static_cast<unsigned int>(top_k) : 0u};
       token = sampler.reach(goal);
       if (cut == 2) break;
       kept = sampler.reached_weight();
@@ -282,10 +296,11 @@ template <class T> __global__ void __launch_bounds__(kThreads) sample_kernel(con
 kvasir_status launch_sample(kvasir_stream* stream, const kvasir_sample_args& args, void*, size_t, kvasir_error* err) {
   if (args.logits.shape[0] == 0) return KVASIR_OK;
   if (args.logits.shape[1] > int64_t{1} << 18) {
-    return fail(err, KVASIR_UNSUPPORTED, "logits[vocab] is %lld; the CUDA backend samples from at most 262144 tokens.", static_cast<long long>(args.logits.shape[1]));
+    return fail(err, KVASIR_UNSUPPORTED, "logits[vocab] is %lld; the CUDA backend samples from at most 262144 tokens.",
+                static_cast<long long>(args.logits.shape[1]));
   }
-  const Settings settings = {Parameter<float>(args.temperature, 1.f), Parameter<float>(args.top_p, 1.f), Parameter<int>(args.top_k, 0),
-                             Parameter<int>(args.seed, 0), Parameter<int>(args.step, 0)};
+  const Settings settings = {Parameter<float>(args.temperature, 1.f), Parameter<float>(args.top_p, 1.f),
+                             Parameter<int>(args.top_k, 0), Parameter<int>(args.seed, 0), Parameter<int>(args.step, 0)};
   return with_dtype(args.logits.dtype, [&](auto zero) {
     sample_kernel<<<static_cast<unsigned>(args.logits.shape[0]), kThreads, 0, stream->handle()>>>(
         LogitRows<decltype(zero)>(args.logits), settings, static_cast<int*>(args.out.data), args.out.stride[0]);

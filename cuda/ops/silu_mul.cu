@@ -16,7 +16,8 @@ struct Params {
   int width, pieces;                  // CTAs a row
 };
 
-template <class T, int kCount> __global__ void silu_mul_kernel(const Params p) {
+template <class T, int kCount>
+__global__ void silu_mul_kernel(const Params p) {
   using V = Vector<T, kCount>;
   const int64_t row = blockIdx.x / p.pieces;
   const int i = (blockIdx.x % p.pieces * kThreads + threadIdx.x) * kCount;
@@ -40,13 +41,16 @@ kvasir_status launch_silu_mul(kvasir_stream* stream, const kvasir_silu_mul_args&
     const auto launch = [&](auto count) {
       constexpr int kCount = decltype(count)::value;
       const int pieces = static_cast<int>((width + kThreads * kCount - 1) / (kThreads * kCount));
-      const Params p = {args.gate.data, args.up.data, args.out.data, args.gate.stride[0], args.up.stride[0], args.out.stride[0],
-                        static_cast<int>(width), pieces};
+      const Params p = {args.gate.data,    args.up.data,       args.out.data,           args.gate.stride[0],
+                        args.up.stride[0], args.out.stride[0], static_cast<int>(width), pieces};
       silu_mul_kernel<T, kCount><<<static_cast<unsigned>(rows * pieces), kThreads, 0, stream->handle()>>>(p);
     };
-    const bool wide = width % kVectorLength<T> == 0 && rows_aligned(args.gate, 16) && rows_aligned(args.up, 16) && rows_aligned(args.out, 16);
-    if (wide) launch(std::integral_constant<int, kVectorLength<T>>{});
-    else launch(std::integral_constant<int, 1>{});
+    const bool wide =
+        width % kVectorLength<T> == 0 && rows_aligned(args.gate, 16) && rows_aligned(args.up, 16) && rows_aligned(args.out, 16);
+    if (wide)
+      launch(std::integral_constant<int, kVectorLength<T>>{});
+    else
+      launch(std::integral_constant<int, 1>{});
     return launched(stream, "silu_mul", err);
   });
 }

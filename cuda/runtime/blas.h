@@ -1,5 +1,5 @@
-// cuBLASLt, found at run time: the fast matrix product where a CUDA toolkit or its libraries are installed. KVASIR_BLAS=off leaves it out.
-// One handle per device, made on first use; the algorithm of a problem is chosen once by its heuristic and kept.
+// cuBLASLt, found at run time: the fast matrix product where a CUDA toolkit or its libraries are installed. KVASIR_BLAS=off
+// leaves it out. One handle per device, made on first use; the algorithm of a problem is chosen once by its heuristic and kept.
 #pragma once
 #include <cstdint>
 #include <mutex>

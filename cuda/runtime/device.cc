@@ -94,8 +94,9 @@ kvasir_status kvasir_device::lost_status(kvasir_error* err) {
 void kvasir_device::lose(cudaError_t error, const char* doing) {
   const std::lock_guard guard(lock_);
   if (first_error_.text[0] != '\0') return;
-  snprintf(first_error_.text, sizeof first_error_.text, "%.100s is lost: %.100s ended in %.150s (%.80s); the process must be restarted to use it again.",
-           limits_.name, doing, cudaGetErrorString(error), cudaGetErrorName(error));
+  snprintf(first_error_.text, sizeof first_error_.text,
+           "%.100s is lost: %.100s ended in %.150s (%.80s); the process must be restarted to use it again.", limits_.name, doing,
+           cudaGetErrorString(error), cudaGetErrorName(error));
   lost_.store(true);
 }
 
@@ -107,11 +108,16 @@ kvasir_status kvasir_device::check(cudaError_t error, const char* doing, kvasir_
   if (error == cudaErrorMemoryAllocation) {
     return fail(err, KVASIR_OUT_OF_MEMORY, "%s has no memory left for %s.", limits_.name, doing);
   }
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || error == cudaErrorUnsupportedPtxVersion) {
-    return fail(err, KVASIR_UNAVAILABLE, "%s is of compute capability %d.%d, and this build carries code for %s only; rebuild with KVASIR_CUDA_ARCHS=%d%d.",
-                limits_.name, limits_.cc_major, limits_.cc_minor, kvasir::cuda::compiled_architectures(), limits_.cc_major, limits_.cc_minor);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    return fail(
+        err, KVASIR_UNAVAILABLE,
+        "%s is of compute capability %d.%d, and this build carries code for %s only; rebuild with KVASIR_CUDA_ARCHS=%d%d.",
+        limits_.name, limits_.cc_major, limits_.cc_minor, kvasir::cuda::compiled_architectures(), limits_.cc_major,
+        limits_.cc_minor);
   }
-  return fail(err, KVASIR_INTERNAL, "On %s, %s failed: %s (%s).", limits_.name, doing, cudaGetErrorString(error), cudaGetErrorName(error));
+  return fail(err, KVASIR_INTERNAL, "On %s, %s failed: %s (%s).", limits_.name, doing, cudaGetErrorString(error),
+              cudaGetErrorName(error));
 }
 
 kvasir_status kvasir_device::enter(kvasir_error* err) {
@@ -132,8 +138,9 @@ kvasir_status kvasir_device::alloc(size_t bytes, void** out, kvasir_error* err) 
   {
     const std::lock_guard guard(lock_);
     if (memory_limit_ > 0 && (size < 0 || size > memory_limit_ - allocated_)) {
-      return fail(err, KVASIR_OUT_OF_MEMORY, "%lld bytes on %s would pass the memory limit of %lld bytes, of which %lld are in use.",
-                  static_cast<long long>(bytes), limits_.name, static_cast<long long>(memory_limit_), static_cast<long long>(allocated_));
+      return fail(
+          err, KVASIR_OUT_OF_MEMORY, "%lld bytes on %s would pass the memory limit of %lld bytes, of which %lld are in use.",
+          static_cast<long long>(bytes), limits_.name, static_cast<long long>(memory_limit_), static_cast<long long>(allocated_));
     }
   }
   const kvasir_status status = check(cudaMalloc(out, bytes), "an allocation of device memory", err);

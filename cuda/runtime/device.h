@@ -60,7 +60,7 @@ struct kvasir_device {
   int64_t memory_limit_ = 0;
   kvasir::cuda::Limits limits_;
   std::atomic<bool> lost_{false};
-  std::mutex lock_;                                  // guards what follows
+  std::mutex lock_;  // guards what follows
   kvasir_error first_error_{};
   int64_t allocated_ = 0;
   std::unordered_map<void*, size_t> allocations_;

@@ -31,7 +31,8 @@ __global__ void store_kernel(char* dst, const __grid_constant__ Payload payload,
   const bool aligned = (reinterpret_cast<uintptr_t>(dst) & 3) == 0;
   const int words = aligned ? bytes / 4 : 0;
   for (int i = threadIdx.x; i < words; i += blockDim.x) reinterpret_cast<uint32_t*>(dst)[i] = payload.words[i];
-  for (int i = words * 4 + threadIdx.x; i < bytes; i += blockDim.x) dst[i] = static_cast<char>(payload.words[i / 4] >> (i % 4 * 8));
+  for (int i = words * 4 + threadIdx.x; i < bytes; i += blockDim.x)
+    dst[i] = static_cast<char>(payload.words[i / 4] >> (i % 4 * 8));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// One-thread kernels for what a stream does with host memory where the driver has no call for it, and small stores without a copy.
+// One-thread kernels for what a stream does with host memory where the driver has no call for it, and small stores without a
+// copy.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -29,14 +29,16 @@ std::string version_text(int version) { return std::to_string(version / 1000) + 
 
 std::string driver_reason() {
   void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  if (driver == nullptr) return "library: libcuda.so.1 was not found; install the NVIDIA driver, or give the container access to it.";
+  if (driver == nullptr)
+    return "library: libcuda.so.1 was not found; install the NVIDIA driver, or give the container access to it.";
   dlclose(driver);
   int version = 0;
   if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
-    return "driver: libcuda.so.1 is here, but the NVIDIA kernel driver does not answer; load it, or give the container access to the GPU.";
+    return "driver: libcuda.so.1 is here, but the NVIDIA kernel driver does not answer; load it, or give the container access to "
+           "the GPU.";
   }
-  return "driver: it supports CUDA " + version_text(version) + ", but this build needs CUDA " + version_text(CUDART_VERSION / 1000 * 1000) +
-         " or newer; update the NVIDIA driver.";
+  return "driver: it supports CUDA " + version_text(version) + ", but this build needs CUDA " +
+         version_text(CUDART_VERSION / 1000 * 1000) + " or newer; update the NVIDIA driver.";
 }
 
 std::string reason(cudaError_t error) {
@@ -44,9 +46,12 @@ std::string reason(cudaError_t error) {
     case cudaErrorInsufficientDriver:
     case cudaErrorStubLibrary:
     case cudaErrorCallRequiresNewerDriver: return driver_reason();
-    case cudaErrorNoDevice: return "device: the driver reports no GPU; is one visible (CUDA_VISIBLE_DEVICES, container settings)?";
-    case cudaErrorSystemDriverMismatch: return "driver: its kernel module and libcuda.so.1 are of different versions; restart the host after the update.";
-    case cudaErrorCompatNotSupportedOnDevice: return "driver: forward compatibility is not supported on this GPU; update the NVIDIA driver.";
+    case cudaErrorNoDevice:
+      return "device: the driver reports no GPU; is one visible (CUDA_VISIBLE_DEVICES, container settings)?";
+    case cudaErrorSystemDriverMismatch:
+      return "driver: its kernel module and libcuda.so.1 are of different versions; restart the host after the update.";
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "driver: forward compatibility is not supported on this GPU; update the NVIDIA driver.";
     case cudaErrorSystemNotReady: return "driver: it is not ready yet; on hosts with NVSwitch, start the fabric manager.";
     default: return std::string("driver: it fails with ") + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ").";
   }
@@ -80,10 +85,11 @@ Found find_devices() {
     if (usable) {
       found.ordinals.push_back(ordinal);
     } else if (found.why.empty()) {
-      const std::string of = "compute capability: device " + std::to_string(ordinal) + " is of " + std::to_string(major) + "." + std::to_string(minor);
+      const std::string of = "compute capability: device " + std::to_string(ordinal) + " is of " + std::to_string(major) + "." +
+                             std::to_string(minor);
       found.why = capability < kOldest ? of + ", but 8.0 is the oldest supported."
-                                       : of + ", but this build carries code for " + compiled_architectures() + " only; rebuild with KVASIR_CUDA_ARCHS=" +
-                                             std::to_string(capability) + ".";
+                                       : of + ", but this build carries code for " + compiled_architectures() +
+                                             " only; rebuild with KVASIR_CUDA_ARCHS=" + std::to_string(capability) + ".";
     }
   }
   return found;
@@ -115,8 +121,8 @@ kvasir_status usable_ordinal(int32_t index, int* ordinal, kvasir_error* err) {
   const Found found = find_devices();
   if (found.ordinals.empty()) return fail(err, KVASIR_UNAVAILABLE, "%s", found.why.c_str());
   if (index < 0 || static_cast<size_t>(index) >= found.ordinals.size()) {
-    return fail(err, KVASIR_UNAVAILABLE, "device: index %d was asked for, but this host has %zu usable CUDA device%s.", index, found.ordinals.size(),
-                found.ordinals.size() == 1 ? "" : "s");
+    return fail(err, KVASIR_UNAVAILABLE, "device: index %d was asked for, but this host has %zu usable CUDA device%s.", index,
+                found.ordinals.size(), found.ordinals.size() == 1 ? "" : "s");
   }
   *ordinal = found.ordinals[static_cast<size_t>(index)];
   return KVASIR_OK;

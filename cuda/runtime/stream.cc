@@ -16,7 +16,7 @@ using kvasir::cuda::Watcher;
 
 namespace {
 
-constexpr size_t kStagingBytes = size_t{2} << 20;
+constexpr size_t kStagingBytes = size_t{8} << 20;  // some sixty pieces may wait in a stream before a call would have to
 
 // A piece of a copy between pageable memory and staging, done by the stream's host function.
 struct HostCopy {
@@ -71,8 +71,10 @@ struct MemoryOps {
 #else
     const cudaError_t error = cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &result);
 #endif
-    if (error == cudaSuccess && result == cudaDriverEntryPointSuccess) function = reinterpret_cast<Function>(found);
-    else cudaGetLastError();
+    if (error == cudaSuccess && result == cudaDriverEntryPointSuccess)
+      function = reinterpret_cast<Function>(found);
+    else
+      cudaGetLastError();
   }
 };
 
@@ -96,8 +98,11 @@ kvasir_status kvasir_stream::create(kvasir_device& device, kvasir_stream** out, 
   if (const kvasir_status status = device.enter(err); status != KVASIR_OK) return status;
   auto* stream = new (std::nothrow) kvasir_stream(device);
   if (stream == nullptr) return fail(err, KVASIR_OUT_OF_MEMORY, "The host has no memory left for a stream.");
-  kvasir_status status = device.check(cudaStreamCreateWithFlags(&stream->handle_, cudaStreamNonBlocking), "the creation of a stream", err);
-  if (status == KVASIR_OK) status = device.check(cudaHostAlloc(&stream->staging_, kStagingBytes, cudaHostAllocDefault), "a stream's staging memory", err);
+  kvasir_status status =
+      device.check(cudaStreamCreateWithFlags(&stream->handle_, cudaStreamNonBlocking), "the creation of a stream", err);
+  if (status == KVASIR_OK)
+    status =
+        device.check(cudaHostAlloc(&stream->staging_, kStagingBytes, cudaHostAllocDefault), "a stream's staging memory", err);
   if (status != KVASIR_OK) {
     if (stream->handle_ != nullptr) cudaStreamDestroy(stream->handle_);
     stream->handle_ = nullptr;
@@ -141,20 +146,22 @@ kvasir_status kvasir_stream::callback(void (*fn)(void*, kvasir_status, const cha
   return device_.watcher().call_back(handle_, fn, user, err);
 }
 
-// Pageable memory goes through one staging buffer: host functions fill and empty it in the order of the stream, so that neither the caller
-// waits nor two pieces meet.
-kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t bytes, kvasir_error* err) {
+// Pageable memory goes through one staging buffer: host functions fill and empty it in the order of the stream, so that neither
+// the caller waits nor two pieces meet.
+kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t bytes, bool settled, kvasir_error* err) {
   if (const kvasir_status status = device_.enter(err); status != KVASIR_OK) return status;
   if (const kvasir_status status = refuse_in_recording("A copy from the host", err); status != KVASIR_OK) return status;
   if (bytes == 0) return KVASIR_OK;
   constexpr const char* kDoing = "a copy from the host";
   const bool direct = is_direct(host_src, bytes);
-  if (!direct && bytes <= kvasir::cuda::kStoreBytes) return device_.check(kvasir::cuda::launch_store(handle_, dst, host_src, bytes), kDoing, err);
+  if (settled && !direct && bytes <= kvasir::cuda::kStoreBytes)
+    return device_.check(kvasir::cuda::launch_store(handle_, dst, host_src, bytes), kDoing, err);
   if (direct) return device_.check(cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyDefault, handle_), kDoing, err);
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = launch_host_copy(handle_, device_.watcher(), staging_, static_cast<const char*>(host_src) + at, piece);
-    if (result == cudaSuccess) result = cudaMemcpyAsync(static_cast<char*>(dst) + at, staging_, piece, cudaMemcpyHostToDevice, handle_);
+    if (result == cudaSuccess)
+      result = cudaMemcpyAsync(static_cast<char*>(dst) + at, staging_, piece, cudaMemcpyHostToDevice, handle_);
     if (result != cudaSuccess) return device_.check(result, kDoing, err);
   }
   return KVASIR_OK;
@@ -165,11 +172,13 @@ kvasir_status kvasir_stream::copy_out(void* host_dst, const void* src, size_t by
   if (const kvasir_status status = refuse_in_recording("A copy to the host", err); status != KVASIR_OK) return status;
   if (bytes == 0) return KVASIR_OK;
   constexpr const char* kDoing = "a copy to the host";
-  if (is_direct(host_dst, bytes)) return device_.check(cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDefault, handle_), kDoing, err);
+  if (is_direct(host_dst, bytes))
+    return device_.check(cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDefault, handle_), kDoing, err);
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = cudaMemcpyAsync(staging_, static_cast<const char*>(src) + at, piece, cudaMemcpyDeviceToHost, handle_);
-    if (result == cudaSuccess) result = launch_host_copy(handle_, device_.watcher(), static_cast<char*>(host_dst) + at, staging_, piece);
+    if (result == cudaSuccess)
+      result = launch_host_copy(handle_, device_.watcher(), static_cast<char*>(host_dst) + at, staging_, piece);
     if (result != cudaSuccess) return device_.check(result, kDoing, err);
   }
   return KVASIR_OK;
@@ -255,7 +264,8 @@ kvasir_status kvasir_stream::stamp(int32_t slot, kvasir_error* err) {
   cudaEvent_t& event = stamps_[static_cast<size_t>(slot)];
   cudaError_t result = event == nullptr ? cudaEventCreate(&event) : cudaSuccess;
   // Inside a recording the event is stamped by every launch, as if outside of it.
-  if (result == cudaSuccess) result = cudaEventRecordWithFlags(event, handle_, recording_ ? cudaEventRecordExternal : cudaEventRecordDefault);
+  if (result == cudaSuccess)
+    result = cudaEventRecordWithFlags(event, handle_, recording_ ? cudaEventRecordExternal : cudaEventRecordDefault);
   if (result == cudaSuccess) stamped_[static_cast<size_t>(slot)] = true;
   return device_.check(result, "a time stamp", err);
 }
@@ -266,15 +276,18 @@ kvasir_status kvasir_stream::elapsed_us(int32_t from, int32_t to, double* out, k
     if (slot < 0 || slot >= KVASIR_STAMP_SLOTS) {
       return fail(err, KVASIR_INVALID_ARGUMENT, "Stamp slot %d is outside 0..%d.", slot, KVASIR_STAMP_SLOTS - 1);
     }
-    const cudaError_t passed = stamped_[static_cast<size_t>(slot)] ? cudaEventQuery(stamps_[static_cast<size_t>(slot)]) : cudaErrorNotReady;
+    const cudaError_t passed =
+        stamped_[static_cast<size_t>(slot)] ? cudaEventQuery(stamps_[static_cast<size_t>(slot)]) : cudaErrorNotReady;
     if (passed == cudaErrorNotReady) {
       cudaGetLastError();
-      return fail(err, KVASIR_INVALID_ARGUMENT, "The stream has not passed a stamp of slot %d yet; wait until it has finished.", slot);
+      return fail(err, KVASIR_INVALID_ARGUMENT, "The stream has not passed a stamp of slot %d yet; wait until it has finished.",
+                  slot);
     }
     if (passed != cudaSuccess) return device_.check(passed, "earlier work", err);
   }
   float milliseconds = 0;
-  const cudaError_t result = cudaEventElapsedTime(&milliseconds, stamps_[static_cast<size_t>(from)], stamps_[static_cast<size_t>(to)]);
+  const cudaError_t result =
+      cudaEventElapsedTime(&milliseconds, stamps_[static_cast<size_t>(from)], stamps_[static_cast<size_t>(to)]);
   *out = static_cast<double>(milliseconds) * 1000.0;
   return device_.check(result, "the reading of time stamps", err);
 }

@@ -1,5 +1,5 @@
-// A CUDA stream with what it takes to copy from and to any host memory in its order: a pinned staging buffer that host functions fill and
-// empty. Calls come from one thread at a time.
+// A CUDA stream with what it takes to copy from and to any host memory in its order: a pinned staging buffer that host functions
+// fill and empty. Calls come from one thread at a time.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -27,7 +27,7 @@ struct kvasir_stream {
 
   kvasir_status synchronize(kvasir_error*);
   kvasir_status callback(void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error*);
-  kvasir_status copy_in(void* dst, const void* host_src, size_t bytes, kvasir_error*);
+  kvasir_status copy_in(void* dst, const void* host_src, size_t bytes, bool settled, kvasir_error*);
   kvasir_status copy_out(void* host_dst, const void* src, size_t bytes, kvasir_error*);
   kvasir_status flag_write(uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);
   kvasir_status flag_wait(const uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);

@@ -80,8 +80,10 @@ void Watcher::poll() {
   for (kvasir_stream* stream : streams_) {
     if (stream->recording()) continue;
     const cudaError_t result = cudaStreamQuery(stream->handle());
-    if (result == cudaErrorNotReady) cudaGetLastError();
-    else device_.check(result, "earlier work", nullptr);
+    if (result == cudaErrorNotReady)
+      cudaGetLastError();
+    else
+      device_.check(result, "earlier work", nullptr);
     if (device_.lost()) return;
   }
 }

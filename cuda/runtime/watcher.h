@@ -1,9 +1,9 @@
-// Makes sure that whoever waits for a stream hears from it. Host functions of a stream are skipped once its context has failed, so a
-// thread looks for errors while callbacks are outstanding, and answers all of them when the device is lost. It also destroys programs
-// whose last launch has passed.
+// Makes sure that whoever waits for a stream hears from it. Host functions of a stream are skipped once its context has failed,
+// so a thread looks for errors while callbacks are outstanding, and answers all of them when the device is lost. It also destroys
+// programs whose last launch has passed.
 //
-// Two locks: `lock_` is taken by host functions, so that nobody calls CUDA under it; `streams_lock_` guards the list of streams while
-// they are asked.
+// Two locks: `lock_` is taken by host functions, so that nobody calls CUDA under it; `streams_lock_` guards the list of streams
+// while they are asked.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -28,7 +28,8 @@ class Watcher {
   void add(kvasir_stream*);
   void remove(kvasir_stream*);
   // Changes whether a stream may be asked: a query would spoil a recording.
-  template <class Change> auto while_unwatched(const Change& change) {
+  template <class Change>
+  auto while_unwatched(const Change& change) {
     const std::lock_guard guard(streams_lock_);
     return change();
   }

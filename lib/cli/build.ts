@@ -28,8 +28,8 @@ export async function build(args: readonly string[]): Promise<number> {
     throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `--cuda is "${values.cuda}", expected auto, on or off`);
   }
   const env = { ...process.env };
-  if (values.cuda !== undefined) env["KVASIR_CUDA"] = values.cuda.toUpperCase();
-  if (values.archs !== undefined) env["KVASIR_CUDA_ARCHS"] = values.archs;
+  if (values.cuda !== undefined) env.KVASIR_CUDA = values.cuda.toUpperCase();
+  if (values.archs !== undefined) env.KVASIR_CUDA_ARCHS = values.archs;
   return spawnSync(process.execPath, [buildScript(), "--native"], { env, stdio: "inherit" }).status ?? 1;
 }
 

@@ -48,7 +48,9 @@ export function makeRecall(model: Model, directory: string, plan: RecallPlan): R
   const text = readFileSync(join(directory, "moby-dick.txt"), "utf8");
   const words = JSON.parse(readFileSync(join(directory, "recall_words.json"), "utf8")) as string[];
   const random = generator(plan.seed);
-  const stride = Math.floor(text.length / plan.contexts);
+  const span = plan.contextTokens * charactersPerToken;
+  // Contexts start evenly spread over the book, each with enough of it behind its start.
+  const stride = Math.floor(Math.max(0, text.length - span) / Math.max(1, plan.contexts - 1));
   return Array.from({ length: plan.contexts }, (_, i) => {
     const facts = Math.ceil((plan.questions - i) / plan.contexts);
     if (facts > maxFacts) {
@@ -57,7 +59,7 @@ export function makeRecall(model: Model, directory: string, plan: RecallPlan): R
         `${plan.questions} questions in ${plan.contexts} contexts, expected at most ${maxFacts} each; raise --contexts`,
       );
     }
-    const part = text.slice(i * stride, i * stride + plan.contextTokens * charactersPerToken);
+    const part = text.slice(i * stride, i * stride + span);
     return makeContext(model, model.tokenizer.encode(part), words, facts, plan.contextTokens, random);
   });
 }

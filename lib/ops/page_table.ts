@@ -19,14 +19,25 @@ export interface PageTableOptions {
   pageLen?: readonly (readonly number[])[] | undefined;
 }
 
-/** The tensors that `attention` and `advance` take under the same names; all i32. */
-export interface PageTable extends Disposable {
-  readonly rowStart: Tensor;
-  readonly kvLen: Tensor;
-  readonly pageIndices: Tensor;
-  readonly pageStart: Tensor | undefined;
-  readonly pageLen: Tensor | undefined;
-  dispose(): void;
+/**
+ * The tensors that `attention` and `advance` take under the same names, all i32: spread it into their arguments. `dispose` drops them all.
+ */
+export class PageTable implements Disposable {
+  constructor(
+    readonly rowStart: Tensor,
+    readonly kvLen: Tensor,
+    readonly pageIndices: Tensor,
+    readonly pageStart: Tensor | undefined,
+    readonly pageLen: Tensor | undefined,
+  ) {}
+
+  dispose(): void {
+    for (const tensor of [this.rowStart, this.kvLen, this.pageIndices, this.pageStart, this.pageLen]) tensor?.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }
 
 /**
@@ -65,13 +76,7 @@ export function createPageTable(device: Device, options: PageTableOptions, strea
   const starts = options.pageStart && entries("pageStart", options.pageStart, rows, 2 ** 31 - 1);
   const lengths = options.pageLen && entries("pageLen", options.pageLen, rows, pageSize);
   const upload = (values: readonly number[]): Tensor => device.tensor("i32", [values.length], values, streamOption);
-  const [rowStart, kvLen, pageIndices] = [upload(firsts), upload(kvLens), upload(flatten(rows))];
-  const pageStart = starts && upload(starts);
-  const pageLen = lengths && upload(lengths);
-  const dispose = (): void => {
-    for (const tensor of [rowStart, kvLen, pageIndices, pageStart, pageLen]) tensor?.dispose();
-  };
-  return { rowStart, kvLen, pageIndices, pageStart, pageLen, dispose, [Symbol.dispose]: dispose };
+  return new PageTable(upload(firsts), upload(kvLens), upload(flatten(rows)), starts && upload(starts), lengths && upload(lengths));
 }
 
 function checkPageSize(pageSize: number): void {

@@ -307,8 +307,9 @@ typedef struct kvasir_backend {
   kvasir_status (*stream_callback)(kvasir_stream*, void (*fn)(void* user, kvasir_status, const char* text), void* user, kvasir_error*);
 
   /* Host memory may be any memory (not only pinned) and must stay valid and unchanged until the stream has passed the copy.
-   * None of these blocks the caller, whatever the size. */
-  kvasir_status (*copy_in)(kvasir_stream*, void* dst, const void* host_src, size_t bytes, kvasir_error*);
+   * None of these blocks the caller, whatever the size. settled != 0: the source holds its bytes already at the call, so that small ones
+   * may travel with it; 0: earlier work of the stream may still write them, and they are read when the stream gets there. */
+  kvasir_status (*copy_in)(kvasir_stream*, void* dst, const void* host_src, size_t bytes, int32_t settled, kvasir_error*);
   kvasir_status (*copy_out)(kvasir_stream*, void* host_dst, const void* src, size_t bytes, kvasir_error*);
   kvasir_status (*copy)(kvasir_stream*, void* dst, const void* src, size_t bytes, kvasir_error*); /* within the device */
   kvasir_status (*fill)(kvasir_stream*, void* dst, uint8_t value, size_t bytes, kvasir_error*);

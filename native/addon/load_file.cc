@@ -171,7 +171,7 @@ std::shared_ptr<LoadResult> load_file(Stream& stream, const std::shared_ptr<Stor
   for (uint64_t use = first_use; use < ring.next_use; ++use) {
     const size_t from = (use - first_use) * StagingRing::kChunkBytes;
     stream.wait_flag(ring.filled(), ring.filled_value(use + 1));
-    stream.copy_in(target, to + from, ring.chunk(use), std::min(StagingRing::kChunkBytes, bytes - from));
+    stream.copy_in(target, to + from, ring.chunk(use), std::min(StagingRing::kChunkBytes, bytes - from), false);
     stream.write_flag(ring.drained(use), ring.drained_value(use));
   }
   return result;

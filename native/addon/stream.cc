@@ -102,7 +102,7 @@ void Stream::copy(const std::shared_ptr<Storage>& target, char* to, const std::s
     check(backend_->copy(handle_, to, from, bytes, &err), err);
   } else if (source->device() != device_) {
     check_not_recording("A copy between devices");
-    check(backend_->copy_in(handle_, to, from, bytes, &err), err);
+    check(backend_->copy_in(handle_, to, from, bytes, 0, &err), err);
   } else {
     check_not_recording("A copy between devices");
     check(backend_->copy_out(handle_, to, from, bytes, &err), err);
@@ -118,11 +118,11 @@ void Stream::fill(const std::shared_ptr<Storage>& target, char* to, uint8_t valu
   if (recording()) recording_->count_op();
 }
 
-void Stream::copy_in(const std::shared_ptr<Storage>& target, char* to, const void* from, size_t bytes) {
+void Stream::copy_in(const std::shared_ptr<Storage>& target, char* to, const void* from, size_t bytes, bool settled) {
   begin();
   touch(target);
   kvasir_error err{};
-  check(backend_->copy_in(handle_, to, from, bytes, &err), err);
+  check(backend_->copy_in(handle_, to, from, bytes, settled, &err), err);
 }
 
 void Stream::copy_out(const std::shared_ptr<Storage>& source, void* to, const char* from, size_t bytes) {

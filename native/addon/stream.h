@@ -41,7 +41,8 @@ class Stream {
   void copy(const std::shared_ptr<Storage>& target, char* to, const std::shared_ptr<Storage>& source, const char* from,
             size_t bytes);
   void fill(const std::shared_ptr<Storage>& target, char* to, uint8_t value, size_t bytes);
-  void copy_in(const std::shared_ptr<Storage>& target, char* to, const void* from, size_t bytes);
+  // settled: `from` holds its bytes already; otherwise it is read when the stream gets there.
+  void copy_in(const std::shared_ptr<Storage>& target, char* to, const void* from, size_t bytes, bool settled);
   void copy_out(const std::shared_ptr<Storage>& source, void* to, const char* from, size_t bytes);
   void call_back(Callback function, void* user);
   void stamp(int slot);

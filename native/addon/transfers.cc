@@ -110,7 +110,7 @@ napi_value write_tensor(StreamWrap& self, Call& call) {
   }
   auto completion = std::make_unique<Completion>(call.bindings.completions);
   ok(call.env, napi_create_reference(call.env, call.arguments[1], 1, &completion->array));
-  if (array.bytes != 0) stream.copy_in(tensor.storage, static_cast<char*>(tensor.view.data), array.data, array.bytes);
+  if (array.bytes != 0) stream.copy_in(tensor.storage, static_cast<char*>(tensor.view.data), array.data, array.bytes, true);
   return call.bindings.completions.promise(stream, std::move(completion));
 }
 

@@ -1,8 +1,9 @@
 // The one merge operator on partial softmax results, for kernels and host code of every backend.
 //
-// A part over some keys is (max, sum, acc): acc = sum_j e(s_j - max) v_j, sum = sum_j e(s_j - max); its output is acc / sum and its
-// lse = max + log(sum). e is 2^x for running states inside kernels (Base2: scores times log2(e)) and e^x for natural-log lse (Natural;
-// a finished part enters with max = lse, sum = 1, acc = out). Merging is associative and order-free up to rounding. The empty part is
+// A part over some keys is (max, sum, acc): acc = sum_j e(s_j - max) v_j, sum = sum_j e(s_j - max); its output is acc / sum and
+// its lse = max + log(sum). e is 2^x for running states inside kernels (Base2: scores times log2(e)) and e^x for natural-log lse
+// (Natural; a finished part enters with max = lse, sum = 1, acc = out). Merging is associative and order-free up to rounding. The
+// empty part is
 // (-inf, 0): its factor is 0, and the caller must skip acc then, because 0 * NaN is NaN.
 #pragma once
 #include <cmath>
@@ -25,7 +26,8 @@ struct MergeFactors {
   float mine, theirs;
 };
 
-template <class Base = Base2> struct SoftmaxState {
+template <class Base = Base2>
+struct SoftmaxState {
   float max = -INFINITY, sum = 0.0f;
 
   KVASIR_HD bool empty() const { return max == -INFINITY; }

@@ -1,7 +1,8 @@
 // Attention on the CPU: cuts a call into units and tasks (attention_plan.h), runs them on the pool, then folds the partials.
 //
-// Keys are split when there would be too little to share out among the threads (decode of one long request). batch_invariant: sums are folded
-// at multiples of kFixedSplit keys whether or not the splits run apart, so the bits of a row depend on its own request alone.
+// Keys are split when there would be too little to share out among the threads (decode of one long request). batch_invariant:
+// sums are folded at multiples of kFixedSplit keys whether or not the splits run apart, so the bits of a row depend on its own
+// request alone.
 #include "attention_plan.h"
 
 #include <algorithm>
@@ -13,8 +14,8 @@ namespace kvasir::cpu {
 namespace {
 
 constexpr int64_t kTasksPerThread = 8;
-constexpr int64_t kShortestSplit = 512;                  // keys; shorter ones cost more in folding than they gain
-constexpr int64_t kPartsBudget = int64_t{64} << 20;      // bytes of partials that asked-for or fixed splits may take
+constexpr int64_t kShortestSplit = 512;              // keys; shorter ones cost more in folding than they gain
+constexpr int64_t kPartsBudget = int64_t{64} << 20;  // bytes of partials that asked-for or fixed splits may take
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -53,8 +54,10 @@ struct Layout {
   }
 };
 
-// Calls visit(unit, first_key, end_key) for each unit, the longest of a causal request first. A unit that sees no key has an empty range.
-template <class Visit> void each_unit(const AttentionProblem& problem, const Visit& visit) {
+// Calls visit(unit, first_key, end_key) for each unit, the longest of a causal request first. A unit that sees no key has an
+// empty range.
+template <class Visit>
+void each_unit(const AttentionProblem& problem, const Visit& visit) {
   for (int64_t b = 0; b < problem.batch; ++b) {
     const int64_t rows = (problem.first_query(b + 1) - problem.first_query(b)) * problem.group;
     for (int64_t kv_head = 0; kv_head < problem.num_kv_heads; ++kv_head) {
@@ -125,7 +128,9 @@ struct Plan {
 
 }  // namespace
 
-size_t attention_workspace(const kvasir_attention_args& args, int threads) { return Layout(AttentionProblem(args), threads).bytes; }
+size_t attention_workspace(const kvasir_attention_args& args, int threads) {
+  return Layout(AttentionProblem(args), threads).bytes;
+}
 
 void attention(Context& context, const kvasir_attention_args& args) {
   const AttentionProblem problem(args);

@@ -1,7 +1,7 @@
 // The two matrix products of a packed tile, from registers: S = Q K^T and O = O * alpha + P V.
 //
-// B is packed in panels of 2 * kLanes columns, [panel][depth][2 * kLanes] f32. The sum over depth runs in rising order whatever the number of
-// rows in the block, so that a row's bits do not depend on its neighbours.
+// B is packed in panels of 2 * kLanes columns, [panel][depth][2 * kLanes] f32. The sum over depth runs in rising order whatever
+// the number of rows in the block, so that a row's bits do not depend on its neighbours.
 #pragma once
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
@@ -44,42 +44,54 @@ void multiply_rows(int rows, const float* a, const float* b, int64_t depth, floa
   multiply_block<kRows, kStepK, kStepRow>(a, b, depth, c, c_stride, alpha);
 }
 
-// ---- packing ----------------------------------------------------------------------------------------------------------------------
+// ---- packing
+// ----------------------------------------------------------------------------------------------------------------------
 
-// Two vectors of consecutive elements. bf16 splits into even and odd elements, which costs one shift and one mask; V is packed and
-// O accumulated in that order, and `unpair` restores it at the end.
+// Two vectors of consecutive elements. bf16 splits into even and odd elements, which costs one shift and one mask; V is packed
+// and O accumulated in that order, and `unpair` restores it at the end.
 struct Pair {
   Vec first, second;
 };
-template <class T> constexpr bool kIsBf16 = false;
-template <> inline constexpr bool kIsBf16<bf16_t> = true;
-template <class T> KVASIR_INLINE Pair load_pair(const T* p) { return {load(p), load(p + kLanes)}; }
-template <> inline __attribute__((always_inline)) Pair load_pair<bf16_t>(const bf16_t* p) {
+template <class T>
+constexpr bool kIsBf16 = false;
+template <>
+inline constexpr bool kIsBf16<bf16_t> = true;
+template <class T>
+KVASIR_INLINE Pair load_pair(const T* p) {
+  return {load(p), load(p + kLanes)};
+}
+template <>
+inline __attribute__((always_inline)) Pair load_pair<bf16_t>(const bf16_t* p) {
   const VecBits raw = load_raw<VecBits>(p);
   return {vec_of(raw << 16), vec_of(raw & 0xffff0000u)};
 }
-template <class T> KVASIR_INLINE Pair load_pair_first(const T* p, int64_t count) {
+template <class T>
+KVASIR_INLINE Pair load_pair_first(const T* p, int64_t count) {
   T padded[kPanel] = {};
   memcpy(padded, p, count * sizeof(T));
   return load_pair(static_cast<const T*>(padded));
 }
 
 // The pair's elements in memory order.
-template <class T> KVASIR_INLINE void unpair(const Pair& pair, float* out) {
+template <class T>
+KVASIR_INLINE void unpair(const Pair& pair, float* out) {
   store(out, pair.first);
   store(out + kLanes, pair.second);
 }
-template <> inline __attribute__((always_inline)) void unpair<bf16_t>(const Pair& pair, float* out) {
+template <>
+inline __attribute__((always_inline)) void unpair<bf16_t>(const Pair& pair, float* out) {
   for (int i = 0; i < kLanes; ++i) {
     out[2 * i] = pair.first[i];
     out[2 * i + 1] = pair.second[i];
   }
 }
 
-// K rows -> panels [kKeyTile / kPanel][head_dim][kPanel]: a transposition of kLanes keys at a time.
-template <class T> void pack_keys(const T* const* rows, int64_t dim, float* packed) {
-  constexpr bool kPairs = kIsBf16<T>;  // bf16 is transposed two elements to a lane, then split
-  constexpr int64_t kChunk = kPairs ? kPanel : kLanes;   // elements of a row per transposition
+// K rows -> panels [kKeyTile / kPanel][head_dim][kPanel]: a transposition of kLanes keys at a time. `next` are the rows to
+// prefetch.
+template <class T>
+void pack_keys(const T* const* rows, const T* const* next, int64_t dim, float* packed) {
+  constexpr bool kPairs = kIsBf16<T>;                   // bf16 is transposed two elements to a lane, then split
+  constexpr int64_t kChunk = kPairs ? kPanel : kLanes;  // elements of a row per transposition
   for (int j = 0; j < kKeyTile; j += kLanes) {
     float* to = packed + (j / kPanel) * dim * kPanel + j % kPanel;
     for (int64_t d = 0; d < dim; d += kChunk) {
@@ -87,6 +99,7 @@ template <class T> void pack_keys(const T* const* rows, int64_t dim, float* pack
       const bool whole = d + kChunk <= dim;
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
+        __builtin_prefetch(next[j + i] + d, 0, 2);
         if constexpr (kPairs) {
           if (whole) {
             square[i] = load_raw<VecBits>(rows[j + i] + d);
@@ -116,10 +129,12 @@ template <class T> void pack_keys(const T* const* rows, int64_t dim, float* pack
 }
 
 // V rows -> panels [dim_padded / kPanel][kKeyTile][kPanel] in pair order; columns past head_dim are zero.
-template <class T> void pack_values(const T* const* rows, int64_t dim, float* packed) {
+template <class T>
+void pack_values(const T* const* rows, const T* const* next, int64_t dim, float* packed) {
   for (int64_t d = 0; d < dim; d += kPanel) {
     float* to = packed + d * kKeyTile;
     for (int j = 0; j < kKeyTile; ++j) {
+      __builtin_prefetch(next[j] + d, 0, 2);
       const Pair pair = d + kPanel <= dim ? load_pair(rows[j] + d) : load_pair_first(rows[j] + d, dim - d);
       store(to + j * kPanel, pair.first);
       store(to + j * kPanel + kLanes, pair.second);

@@ -1,8 +1,9 @@
 // One task of attention, for one instruction set: an online softmax over tiles of kKeyTile keys with f32 accumulators.
 //   tile: fetch rows of K and V -> S = Q K^T -> mask, running max and sum, P -> O = O * alpha + P V
-// Wholly visible tiles take no mask; tiles or rows that see nothing are skipped, which is exact: they would change no bit. Scores are in base 2
-// (times log2 e). Units of few rows stream K and V (attention_stream.h), others pack them (attention_gemm.h). Sources: online softmax
-// (arXiv 1805.02867), FlashAttention-2 (arXiv 2307.08691); ours: one producer for every layout, and splits folded in key order.
+// Wholly visible tiles take no mask; tiles or rows that see nothing are skipped, which is exact: they would change no bit. Scores
+// are in base 2 (times log2 e). Units of few rows stream K and V (attention_stream.h), others pack them (attention_gemm.h).
+// Sources: online softmax (arXiv 1805.02867), FlashAttention-2 (arXiv 2307.08691); ours: one producer for every layout, and
+// splits folded in key order.
 #pragma once
 #include "attention_gemm.h"
 #include "attention_stream.h"
@@ -21,7 +22,8 @@ struct Running {
 };
 
 // A thread's scratch, carved from one allocation.
-template <class T> struct Scratch {
+template <class T>
+struct Scratch {
   float *q, *packed_k, *packed_v, *scores;
   Running running, folded;
   float *delta, *row_sum, *alpha;  // [kRowPad]
@@ -53,13 +55,15 @@ template <class T> struct Scratch {
   }
 
  private:
-  template <class V> static void take(char*& at, V*& out, int64_t count) {
+  template <class V>
+  static void take(char*& at, V*& out, int64_t count) {
     out = reinterpret_cast<V*>(at);
     at += (count * sizeof(V) + 63) / 64 * 64;
   }
 };
 
-template <class T> struct TaskRunner {
+template <class T>
+struct TaskRunner {
   const AttentionRun& run;
   const AttentionProblem& problem;
   const AttentionTask& task;
@@ -69,17 +73,25 @@ template <class T> struct TaskRunner {
   const bool stream;
 
   TaskRunner(const AttentionRun& r, const AttentionTask& t, void* scratch)
-      : run(r), problem(r.problem), task(t), s(r.problem, scratch), dim(problem.head_dim), padded(dim_padded(dim)),
-        row(problem.keys(t.request, t.kv_head)), stream(r.stream_allowed && t.rows <= kStreamRows && dim % kPanel == 0) {}
+      : run(r),
+        problem(r.problem),
+        task(t),
+        s(r.problem, scratch),
+        dim(problem.head_dim),
+        padded(dim_padded(dim)),
+        row(problem.keys(t.request, t.kv_head)),
+        stream(r.stream_allowed && t.rows <= kStreamRows && dim % kPanel == 0) {}
 
-  // ---- rows -----------------------------------------------------------------------------------------------------------------------
+  // ---- rows
+  // -----------------------------------------------------------------------------------------------------------------------
 
   void load_rows() const {
     const kvasir_attention_args& args = problem.args;
     const int64_t first_query = problem.first_query(task.request);
     if (stream) memset(s.q, 0, (task.rows + 3) * dim * sizeof(float));
     for (int64_t r = 0; r < task.rows; ++r) {
-      const int64_t packed = task.first_row + r, i = packed / problem.group, head = task.kv_head * problem.group + packed % problem.group;
+      const int64_t packed = task.first_row + r, i = packed / problem.group,
+                    head = task.kv_head * problem.group + packed % problem.group;
       s.visible[r] = problem.visible(task.request, i, row);
       const T* q = static_cast<const T*>(args.q.data) + (first_query + i) * args.q.stride[0] + head * args.q.stride[1];
       if (stream) {
@@ -101,10 +113,13 @@ template <class T> struct TaskRunner {
     for (int r = 0; r < kRowPad; ++r) state.max[r] = -INFINITY, state.sum[r] = 0.0f;
   }
 
-  // ---- softmax --------------------------------------------------------------------------------------------------------------------
+  // ---- softmax
+  // --------------------------------------------------------------------------------------------------------------------
 
-  // Dot products of one row -> probabilities against the new running max; leaves log2 of the rescale factor and the row's sum behind.
-  template <bool kPlain> void softmax_row(const KeyTile<T>& tile, int64_t r) const {
+  // Dot products of one row -> probabilities against the new running max; leaves log2 of the rescale factor and the row's sum
+  // behind.
+  template <bool kPlain>
+  void softmax_row(const KeyTile<T>& tile, int64_t r) const {
     constexpr int kVecs = kKeyTile / kLanes;
     const kvasir_attention_args& args = problem.args;
     float* p = s.scores + r * kKeyTile;
@@ -170,21 +185,23 @@ template <class T> struct TaskRunner {
     }
   }
 
-  // ---- tiles ----------------------------------------------------------------------------------------------------------------------
+  // ---- tiles
+  // ----------------------------------------------------------------------------------------------------------------------
 
-  void packed_tile(const KeyTile<T>& tile, const T* const* k_rows) const {
+  void packed_tile(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next) const {
     // Visible ranges rise with the row: rows that see nothing of the tile are a head and a tail.
     int64_t begin = 0, end = task.rows;
     while (begin < end && s.visible[begin].last < tile.lowest) ++begin;
     while (end > begin && s.visible[end - 1].first > tile.highest) --end;
     if (begin == end) return;
     begin -= begin % kBlockRows;
-    pack_keys(k_rows, dim, s.packed_k);
-    pack_values(tile.v_rows, dim, s.packed_v);
+    pack_keys(k_rows, next.k_rows, dim, s.packed_k);
+    pack_values(tile.v_rows, next.v_rows, dim, s.packed_v);
     for (int64_t r = begin; r < end; r += kBlockRows) {
       const int rows = static_cast<int>(end - r < kBlockRows ? end - r : kBlockRows);
       for (int j = 0; j < kKeyTile; j += kPanel) {
-        multiply_rows<kBlockRows, 1>(rows, s.q + r * dim, s.packed_k + j * dim, dim, s.scores + r * kKeyTile + j, kKeyTile, nullptr);
+        multiply_rows<kBlockRows, 1>(rows, s.q + r * dim, s.packed_k + j * dim, dim, s.scores + r * kKeyTile + j, kKeyTile,
+                                     nullptr);
       }
       softmax(tile, r, r + rows);
     }
@@ -192,18 +209,20 @@ template <class T> struct TaskRunner {
     for (int64_t d = 0; d < dim; d += kPanel) {
       for (int64_t r = begin; r < end; r += kBlockRows) {
         const int rows = static_cast<int>(end - r < kBlockRows ? end - r : kBlockRows);
-        multiply_rows<1, kKeyTile>(rows, s.scores + r * kKeyTile, s.packed_v + d * kKeyTile, kKeyTile, s.running.acc + r * padded + d,
-                                   padded, s.alpha + r);
+        multiply_rows<1, kKeyTile>(rows, s.scores + r * kKeyTile, s.packed_v + d * kKeyTile, kKeyTile,
+                                   s.running.acc + r * padded + d, padded, s.alpha + r);
       }
     }
   }
 
-  template <int kRows> void stream_block(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next, int64_t r) const {
+  template <int kRows>
+  void stream_block(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next, int64_t r) const {
     stream_scores<T, kRows>(s.q + r * dim, k_rows, next.k_rows, dim, s.scores + r * kKeyTile);
     const int64_t end = task.rows < r + kRows ? task.rows : r + kRows;
     softmax(tile, r, end);
     rescale(r, end);
-    stream_all_values<T, kRows>(s.scores + r * kKeyTile, tile.v_rows, next.v_rows, dim, s.running.acc + r * padded, padded, s.alpha + r);
+    stream_all_values<T, kRows>(s.scores + r * kKeyTile, tile.v_rows, next.v_rows, dim, s.running.acc + r * padded, padded,
+                                s.alpha + r);
   }
   void stream_tile(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next) const {
     for (int64_t r = 0; r < task.rows;) {
@@ -241,7 +260,7 @@ template <class T> struct TaskRunner {
       if (stream) {
         stream_tile(tile, k_rows, next);
       } else {
-        packed_tile(tile, k_rows);
+        packed_tile(tile, k_rows, next);
       }
     }
     if (task.fold_every > 0) fold_running();
@@ -261,7 +280,8 @@ template <class T> struct TaskRunner {
     clear(s.running);
   }
 
-  // ---- partials and output ----------------------------------------------------------------------------------------------------------
+  // ---- partials and output
+  // ----------------------------------------------------------------------------------------------------------
 
   // The merge operator, row by row; the earlier keys are always on the left.
   static void fold_part(const Running& into, const float* max, const float* sum, const float* acc, int64_t rows, int64_t padded) {
@@ -286,7 +306,8 @@ template <class T> struct TaskRunner {
     const kvasir_attention_args& args = problem.args;
     const int64_t first_query = problem.first_query(request), dim = problem.head_dim, padded = dim_padded(dim);
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t query = first_query + (first_row + r) / problem.group, head = kv_head * problem.group + (first_row + r) % problem.group;
+      const int64_t query = first_query + (first_row + r) / problem.group,
+                    head = kv_head * problem.group + (first_row + r) % problem.group;
       SoftmaxState<Base2> row;
       row.max = state.max[r], row.sum = state.sum[r];
       float scale = 0.0f;
@@ -320,14 +341,19 @@ template <class T> struct TaskRunner {
   }
 };
 
-template <class T> size_t scratch_bytes(const AttentionProblem& problem) { return Scratch<T>(problem, nullptr).bytes; }
+template <class T>
+size_t scratch_bytes(const AttentionProblem& problem) {
+  return Scratch<T>(problem, nullptr).bytes;
+}
 
-template <class T> void run_task(const AttentionRun& run, const AttentionTask& task, void* scratch) {
+template <class T>
+void run_task(const AttentionRun& run, const AttentionTask& task, void* scratch) {
   TaskRunner<T>(run, task, scratch).execute();
 }
 
 // Folds a unit's partials in key order and writes its rows.
-template <class T> void combine_unit(const AttentionRun& run, const AttentionUnit& unit, void* scratch) {
+template <class T>
+void combine_unit(const AttentionRun& run, const AttentionUnit& unit, void* scratch) {
   const Scratch<T> s(run.problem, scratch);
   const int64_t padded = dim_padded(run.problem.head_dim);
   memset(s.folded.acc, 0, unit.rows * padded * sizeof(float));
@@ -339,6 +365,7 @@ template <class T> void combine_unit(const AttentionRun& run, const AttentionUni
   TaskRunner<T>::finish_rows(run.problem, unit.request, unit.kv_head, unit.first_row, unit.rows, s.folded);
 }
 
-template <class T> constexpr AttentionKernel kAttention = {scratch_bytes<T>, run_task<T>, combine_unit<T>};
+template <class T>
+constexpr AttentionKernel kAttention = {scratch_bytes<T>, run_task<T>, combine_unit<T>};
 
 }  // namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE

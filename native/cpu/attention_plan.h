@@ -1,8 +1,9 @@
-// How an attention call is cut into work, and the interface between the planner (attention.cc, compiled once) and the kernels (compiled per
-// instruction set).
+// How an attention call is cut into work, and the interface between the planner (attention.cc, compiled once) and the kernels
+// (compiled per instruction set).
 //
-// A unit is one tile of query rows of one (request, kv head): the group's heads are packed into rows, row r = query * group + head in group.
-// A task is a unit over a range of keys. A unit cut into several tasks leaves unnormalised partials, folded in key order afterwards.
+// A unit is one tile of query rows of one (request, kv head): the group's heads are packed into rows, row r = query * group +
+// head in group. A task is a unit over a range of keys. A unit cut into several tasks leaves unnormalised partials, folded in key
+// order afterwards.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,19 +13,19 @@
 
 namespace kvasir::cpu {
 
-constexpr int kRowTile = 120;    // rows of a unit: a multiple of every kernel's register block
-constexpr int kKeyTile = 64;     // keys of a tile; tiles start at multiples of it, whatever the request's start
-constexpr int kStreamRows = 8;   // units up to this many rows stream K and V instead of packing them
-constexpr int kDimPad = 32;      // partials are padded to a multiple of it
+constexpr int kRowTile = 120;          // rows of a unit: a multiple of every kernel's register block
+constexpr int kKeyTile = 64;           // keys of a tile; tiles start at multiples of it, whatever the request's start
+constexpr int kStreamRows = 8;         // units up to this many rows stream K and V instead of packing them
+constexpr int kDimPad = 32;            // partials are padded to a multiple of it
 constexpr int64_t kFixedSplit = 4096;  // batch_invariant: sums are folded at multiples of so many keys
 
 struct AttentionTask {
   int64_t request, kv_head;
-  int64_t first_row;            // packed row of the unit's first
+  int64_t first_row;  // packed row of the unit's first
   int64_t rows;
-  int64_t first_key, end_key;   // slots; first_key is a multiple of kKeyTile
-  int64_t fold_every;           // > 0: fold the running sums whenever a multiple of so many slots is passed
-  int64_t part;                 // where the partial goes; -1: the task is the whole unit and writes the output
+  int64_t first_key, end_key;  // slots; first_key is a multiple of kKeyTile
+  int64_t fold_every;          // > 0: fold the running sums whenever a multiple of so many slots is passed
+  int64_t part;                // where the partial goes; -1: the task is the whole unit and writes the output
 };
 
 // The parts [first, first + count) of one unit.

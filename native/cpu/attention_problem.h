@@ -1,5 +1,5 @@
-// The arguments of an attention call read once: which queries and keys a request has, where they lie, and which keys a query sees. Both the
-// float64 oracle and the tuned kernels take the meaning of the contract from here.
+// The arguments of an attention call read once: which queries and keys a request has, where they lie, and which keys a query
+// sees. Both the float64 oracle and the tuned kernels take the meaning of the contract from here.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -14,7 +14,8 @@ inline bool present(const kvasir_tensor& t) { return t.rank > 0; }
 inline int32_t int_at(const kvasir_tensor& t, int64_t i) { return static_cast<const int32_t*>(t.data)[i * t.stride[0]]; }
 inline float float_at(const kvasir_tensor& t, int64_t i) { return static_cast<const float*>(t.data)[i * t.stride[0]]; }
 
-// Keys at positions in [first, last] are visible to a query. last is at most kNoKey - 1, so that a slot marked kNoKey is never seen.
+// Keys at positions in [first, last] are visible to a query. last is at most kNoKey - 1, so that a slot marked kNoKey is never
+// seen.
 constexpr int32_t kNoKey = INT32_MAX;
 struct Visible {
   int32_t first, last;
@@ -113,7 +114,8 @@ struct AttentionProblem {
     run.weight = entry * page_size + offset;
     run.k_stride = run.v_stride = head_dim * kv_bytes;
     if (valid > 0) {
-      const char* page = static_cast<const char*>(args.pages.data) + int_at(args.page_indices, entry) * args.pages.stride[0] * kv_bytes;
+      const char* page =
+          static_cast<const char*>(args.pages.data) + int_at(args.page_indices, entry) * args.pages.stride[0] * kv_bytes;
       const int32_t* offsets = static_cast<const int32_t*>(args.page_offsets.data) + kv_head * args.page_offsets.stride[0];
       run.k = page + offsets[0] + offset * run.k_stride;
       run.v = page + offsets[1] + offset * run.v_stride;

@@ -1,7 +1,8 @@
-// The oracle of attention: out = softmax(mask(soft_cap(sm_scale q k^T) + log_weight)) v, one query row at a time, every rule of the
-// contract in the plainest form.
+// The oracle of attention: out = softmax(mask(soft_cap(sm_scale q k^T) + log_weight)) v, one query row at a time, every rule of
+// the contract in the plainest form.
 //   out f32:       all of it in float64, rounded once at the end.
-//   out f16, bf16: the straightforward computation in that dtype (f32 scores and sums, rotated keys and probabilities rounded to it): the
+//   out f16, bf16: the straightforward computation in that dtype (f32 scores and sums, rotated keys and probabilities rounded to
+//   it): the
 //                  yardstick of the tolerance rule "error <= 2 x the error of the straightforward computation + a small term".
 #include <cmath>
 #include <cstring>
@@ -14,14 +15,16 @@
 namespace kvasir::cpu {
 namespace {
 
-template <class Real> void load_row(const char* p, int32_t dtype, int64_t n, Real* out) {
+template <class Real>
+void load_row(const char* p, int32_t dtype, int64_t n, Real* out) {
   with_element(dtype, [&](auto zero) {
     const auto* x = reinterpret_cast<const decltype(zero)*>(p);
     for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
   });
 }
 
-template <class Real> Real dot(const Real* a, const Real* b, int64_t n) {
+template <class Real>
+Real dot(const Real* a, const Real* b, int64_t n) {
   Real sums[8] = {};  // head_dim is a multiple of 8
   for (int64_t i = 0; i < n; i += 8) {
     for (int lane = 0; lane < 8; ++lane) sums[lane] += a[i + lane] * b[i + lane];
@@ -30,7 +33,8 @@ template <class Real> Real dot(const Real* a, const Real* b, int64_t n) {
 }
 
 // Rotates half-split pairs by position: the angle is the f32 product, as models compute it.
-template <class Real> void rotate(Real* x, const kvasir_tensor& inv_freq, int64_t position, float scale) {
+template <class Real>
+void rotate(Real* x, const kvasir_tensor& inv_freq, int64_t position, float scale) {
   const int64_t half = inv_freq.shape[0];
   for (int64_t i = 0; i < half; ++i) {
     const float angle = static_cast<float>(position) * float_at(inv_freq, i);
@@ -42,8 +46,10 @@ template <class Real> void rotate(Real* x, const kvasir_tensor& inv_freq, int64_
   }
 }
 
-// Real: what scores and sums are computed in. Out: the element type, to which a 16-bit run rounds keys it rotates and probabilities.
-template <class Real, class Out> struct Row {
+// Real: what scores and sums are computed in. Out: the element type, to which a 16-bit run rounds keys it rotates and
+// probabilities.
+template <class Real, class Out>
+struct Row {
   const AttentionProblem& problem;
   int64_t b, query, head;  // query counts from the start of q
   Real* scores;            // [slots]
@@ -57,7 +63,8 @@ template <class Real, class Out> struct Row {
   }
 
   // Calls visit(slot, run, j) for each key the query sees, in slot order.
-  template <class Visit> void each_key(const KeyRow& row, const Visible& range, const Visit& visit) const {
+  template <class Visit>
+  void each_key(const KeyRow& row, const Visible& range, const Visit& visit) const {
     const int64_t kv_head = head / problem.group;
     for (int64_t slot = 0; slot < row.length;) {
       const KeyRun run = problem.run_at(row, kv_head, slot);
@@ -120,7 +127,8 @@ template <class Real, class Out> struct Row {
   }
 };
 
-template <class Real, class Out> void run(Context& context, const AttentionProblem& problem) {
+template <class Real, class Out>
+void run(Context& context, const AttentionProblem& problem) {
   const int64_t heads = problem.num_qo_heads, dim = problem.head_dim;
   context.pool.parallel_for(problem.total_q * heads, [&](int64_t index, int thread) {
     const int64_t query = index / heads, head = index % heads;

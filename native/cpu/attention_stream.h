@@ -1,13 +1,15 @@
-// Attention of few query rows (decode): K and V stream through the registers once per block of rows, lanes along head_dim, nothing packed.
+// Attention of few query rows (decode): K and V stream through the registers once per block of rows, lanes along head_dim,
+// nothing packed.
 //
-// Rows go in blocks of 4, 2 or 1; a block's dot products with kLanes / rows keys at a time fill one vector of scores. While a tile is
-// computed the next one is prefetched, line by line, so that memory never waits for arithmetic.
+// Rows go in blocks of 4, 2 or 1; a block's dot products with kLanes / rows keys at a time fill one vector of scores. While a
+// tile is computed the next one is prefetched, line by line, so that memory never waits for arithmetic.
 #pragma once
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
 // Lane i of the result = the sum of the lanes of x[i]: each stage adds halves of two vectors into one.
-template <int kStep> KVASIR_INLINE void add_stage(Vec* x) {
+template <int kStep>
+KVASIR_INLINE void add_stage(Vec* x) {
   VecInt low = {}, high = {};
   for (int lane = 0; lane < kLanes; ++lane) {
     const bool second = (lane & kStep) != 0;
@@ -49,7 +51,8 @@ void stream_scores(const float* q, const T* const* k_rows, const T* const* k_nex
       }
     }
     const Vec sums = add_each(acc);
-    for (int r = 0; r < kRows; ++r) memcpy(scores + r * kKeyTile + j, reinterpret_cast<const float*>(&sums) + r * kKeys, kKeys * 4);
+    for (int r = 0; r < kRows; ++r)
+      memcpy(scores + r * kKeyTile + j, reinterpret_cast<const float*>(&sums) + r * kKeys, kKeys * 4);
   }
 }
 

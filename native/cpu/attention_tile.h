@@ -1,12 +1,15 @@
-// The tile producer: turns kKeyTile slots of a request's keys into rows of K and V, wherever they lie (ragged or paged), in the dtype they are
-// stored in, or rotated to f32 when keys are stored before RoPE. A codec plugs in as another way to fill k_rows and v_rows.
+// The tile producer: turns kKeyTile slots of a request's keys into rows of K and V, wherever they lie (ragged or paged), in the
+// dtype they are stored in, or rotated to f32 when keys are stored before RoPE. A codec plugs in as another way to fill k_rows
+// and v_rows.
 //
-// Slots that hold no key, or none that any row of the unit may see, come out as rows of zeros marked invisible: garbage is never loaded.
+// Slots that hold no key, or none that any row of the unit may see, come out as rows of zeros marked invisible: garbage is never
+// loaded.
 #pragma once
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
-template <class T> struct KeyTile {
+template <class T>
+struct KeyTile {
   const T* k_rows[kKeyTile];
   const T* v_rows[kKeyTile];
   int32_t position[kKeyTile];  // kNoKey: no key here
@@ -15,7 +18,8 @@ template <class T> struct KeyTile {
   bool full;                   // every slot holds a key
 };
 
-template <class T> struct TileProducer {
+template <class T>
+struct TileProducer {
   const AttentionProblem& problem;
   const KeyRow row;
   const int64_t kv_head;
@@ -48,7 +52,8 @@ template <class T> struct TileProducer {
       }
       none(tile, j + last, j + slots);
       if (present(problem.args.log_weight)) {
-        for (int64_t i = first; i < last; ++i) tile.log_weight[j + i] = problem.log_weight(run, kv_head, i) * 1.44269504088896341f;
+        for (int64_t i = first; i < last; ++i)
+          tile.log_weight[j + i] = problem.log_weight(run, kv_head, i) * 1.44269504088896341f;
       }
       j += slots;
     }
@@ -95,9 +100,10 @@ KVASIR_INLINE void sincos(Vec angle, Vec& sine, Vec& cosine) {
 #endif
 }
 
-// Rotates the tile's keys by their positions into `staged` [kKeyTile][head_dim]; `rows` then points there. Rotated keys are rounded to
-// the cache's dtype, as if they had been stored after RoPE.
-template <class T> void rotate_keys(const AttentionProblem& problem, const KeyTile<T>& tile, T* staged, const T** rows) {
+// Rotates the tile's keys by their positions into `staged` [kKeyTile][head_dim]; `rows` then points there. Rotated keys are
+// rounded to the cache's dtype, as if they had been stored after RoPE.
+template <class T>
+void rotate_keys(const AttentionProblem& problem, const KeyTile<T>& tile, T* staged, const T** rows) {
   const kvasir_tensor& inv_freq = problem.args.k_inv_freq;
   const int64_t half = inv_freq.shape[0], dim = problem.head_dim;
   const float* frequency = static_cast<const float*>(inv_freq.data);

@@ -213,6 +213,10 @@ kvasir_status copy_host(kvasir_stream* stream, void* target, const void* source,
   return copy(stream, target, source, bytes, err);
 }
 
+kvasir_status copy_in(kvasir_stream* stream, void* target, const void* source, size_t bytes, int32_t, kvasir_error* err) {
+  return copy_host(stream, target, source, bytes, err);
+}
+
 kvasir_status fill(kvasir_stream* stream, void* target, uint8_t value, size_t bytes, kvasir_error* err) {
   return submit(stream, err, FillCommand{target, bytes, value});
 }
@@ -299,7 +303,7 @@ const kvasir_backend* backend() {
       .stream_destroy = stream_destroy,
       .stream_synchronize = stream_synchronize,
       .stream_callback = stream_callback,
-      .copy_in = copy_host,
+      .copy_in = copy_in,
       .copy_out = copy_host,
       .copy = copy,
       .fill = fill,

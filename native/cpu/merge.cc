@@ -1,5 +1,6 @@
-// out = sum_p exp(lse_p - lse) parts_p, lse = logsumexp_p lse_p: the merge operator over parts [num_parts, total_q, num_qo_heads, head_dim] (T or
-// f32) with natural-log lse, accumulated in f32 in part order. Parts whose lse is -inf are never read; a row with no part gives 0, -inf.
+// out = sum_p exp(lse_p - lse) parts_p, lse = logsumexp_p lse_p: the merge operator over parts [num_parts, total_q, num_qo_heads,
+// head_dim] (T or f32) with natural-log lse, accumulated in f32 in part order. Parts whose lse is -inf are never read; a row with
+// no part gives 0, -inf.
 #include "../core/merge.h"
 
 #include "element.h"
@@ -10,7 +11,8 @@ namespace {
 
 constexpr int64_t kChunk = 16;  // rows of one work item
 
-template <class Part, class Out> void merge_row(const kvasir_merge_args& args, int64_t query, int64_t head, float* acc) {
+template <class Part, class Out>
+void merge_row(const kvasir_merge_args& args, int64_t query, int64_t head, float* acc) {
   const kvasir_tensor &parts = args.parts, &lse = args.parts_lse;
   const int64_t num_parts = parts.shape[0], dim = parts.shape[3];
   SoftmaxState<Natural> state;

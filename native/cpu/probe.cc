@@ -20,8 +20,9 @@ constexpr int64_t kRound = int64_t{1} << 20;
     Vector acc[kChains], a, b;                                                                                         \
     for (int lane = 0; lane < BYTES / 4; ++lane) a[lane] = 0.999f + *sink, b[lane] = 1e-3f;                            \
     for (int c = 0; c < kChains; ++c) acc[c] = a + static_cast<float>(c);                                              \
-    for (int64_t i = 0, n = iterations * (kRound / kChains); i < n; ++i)                                               \
-      for (int c = 0; c < kChains; ++c) acc[c] = acc[c] * a + b;                                                       \
+    for (int64_t i = 0, n = iterations * (kRound / kChains); i < n; ++i) {                                             \
+      _Pragma("GCC unroll 12") for (int c = 0; c < kChains; ++c) acc[c] = acc[c] * a + b;                              \
+    }                                                       \
     for (int c = 1; c < kChains; ++c) acc[0] += acc[c];                                                                \
     *sink = acc[0][0];                                                                                                 \
   }                                                                                                                    \

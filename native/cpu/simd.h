@@ -4,8 +4,8 @@
 //     #define KVASIR_SIMD_AVX512            // or _PORTABLE, _AVX2, _AVX512_BF16
 //     #include "simd.h"                     // last: from here to the end of the file the code is compiled for the set
 //     #include "attention_kernel.h"         // no standard header may be first seen after simd.h
-// Everything is in namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE, so that the sets never share a symbol. Only x86-64 GCC builds more than
-// the portable set; KVASIR_SIMD_X86 says so, and select_isa() in the dispatching file falls back to what was built.
+// Everything is in namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE, so that the sets never share a symbol. Only x86-64 GCC builds
+// more than the portable set; KVASIR_SIMD_X86 says so, and select_isa() in the dispatching file falls back to what was built.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -92,14 +92,19 @@ KVASIR_INLINE Vec fmadd(Vec a, Vec b, Vec c) {
 #endif
 }
 
-// ---- memory ---------------------------------------------------------------------------------------------------------------------
+// ---- memory
+// ---------------------------------------------------------------------------------------------------------------------
 
-template <class V> KVASIR_INLINE V load_raw(const void* p) {
+template <class V>
+KVASIR_INLINE V load_raw(const void* p) {
   V v;
   memcpy(&v, p, sizeof v);
   return v;
 }
-template <class V> KVASIR_INLINE void store_raw(void* p, V v) { memcpy(p, &v, sizeof v); }
+template <class V>
+KVASIR_INLINE void store_raw(void* p, V v) {
+  memcpy(p, &v, sizeof v);
+}
 
 KVASIR_INLINE Vec load(const float* p) { return load_raw<Vec>(p); }
 KVASIR_INLINE Vec load(const bf16_t* p) {
@@ -140,18 +145,21 @@ KVASIR_INLINE void store(f16_t* p, Vec v) {
 }
 
 // The first `count` < kLanes elements (the rest zero): for tails.
-template <class T> KVASIR_INLINE Vec load_first(const T* p, int count) {
+template <class T>
+KVASIR_INLINE Vec load_first(const T* p, int count) {
   T padded[kLanes] = {};
   memcpy(padded, p, count * sizeof(T));
   return load(padded);
 }
-template <class T> KVASIR_INLINE void store_first(T* p, Vec v, int count) {
+template <class T>
+KVASIR_INLINE void store_first(T* p, Vec v, int count) {
   T padded[kLanes];
   store(padded, v);
   memcpy(p, padded, count * sizeof(T));
 }
 
-// ---- bf16 pairs: a VecBits holds 2 * kLanes bf16 numbers, the even one in the low half of a lane -----------------------------------
+// ---- bf16 pairs: a VecBits holds 2 * kLanes bf16 numbers, the even one in the low half of a lane
+// -----------------------------------
 
 #if defined(KVASIR_SIMD_AVX512_BF16)
 // acc[i] + a[i].low * b[i].low + a[i].high * b[i].high; subnormals count as zero.
@@ -159,10 +167,13 @@ KVASIR_INLINE Vec dot_bf16(Vec acc, VecBits a, VecBits b) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
 // 2 * kLanes consecutive floats as bf16, in order.
-KVASIR_INLINE VecBits to_bf16_pairs(Vec first, Vec second) { return reinterpret_cast<VecBits>(_mm512_cvtne2ps_pbh(second, first)); }
+KVASIR_INLINE VecBits to_bf16_pairs(Vec first, Vec second) {
+  return reinterpret_cast<VecBits>(_mm512_cvtne2ps_pbh(second, first));
+}
 #endif
 
-// ---- reductions over lanes: a fixed tree, so that the result does not depend on the caller ---------------------------------------
+// ---- reductions over lanes: a fixed tree, so that the result does not depend on the caller
+// ---------------------------------------
 
 struct Sum {
   KVASIR_INLINE Vec fold(Vec a, Vec b) { return a + b; }
@@ -170,10 +181,12 @@ struct Sum {
 struct Maximum {
   KVASIR_INLINE Vec fold(Vec a, Vec b) { return maximum(a, b); }
 };
-template <class Op, int kStep> KVASIR_INLINE Vec reduce_stage(Vec v) {
+template <class Op, int kStep>
+KVASIR_INLINE Vec reduce_stage(Vec v) {
   return Op::fold(v, __builtin_shuffle(v, lane_index() ^ kStep));
 }
-template <class Op> KVASIR_INLINE float reduce(Vec v) {
+template <class Op>
+KVASIR_INLINE float reduce(Vec v) {
   if constexpr (kLanes > 8) v = reduce_stage<Op, 8>(v);
   if constexpr (kLanes > 4) v = reduce_stage<Op, 4>(v);
   return reduce_stage<Op, 1>(reduce_stage<Op, 2>(v))[0];
@@ -181,13 +194,14 @@ template <class Op> KVASIR_INLINE float reduce(Vec v) {
 KVASIR_INLINE float reduce_add(Vec v) { return reduce<Sum>(v); }
 KVASIR_INLINE float reduce_max(Vec v) { return reduce<Maximum>(v); }
 
-// ---- elementary functions: relative error about 1e-7 ------------------------------------------------------------------------------
+// ---- elementary functions: relative error about 1e-7
+// ------------------------------------------------------------------------------
 
 // 2^x for x <= 127; results below the smallest normal number are 0 (so 2^-inf = 0 exactly), and 2^0 = 1 exactly. NaN gives NaN.
 KVASIR_INLINE Vec exp2(Vec x) {
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
   const Vec shifted = x + magic;
-  const Vec f = x - (shifted - magic);   // in [-1/2, 1/2]
+  const Vec f = x - (shifted - magic);  // in [-1/2, 1/2]
   Vec p = splat(1.535336188319500e-4f);
   p = fmadd(p, f, splat(1.339887440266574e-3f));
   p = fmadd(p, f, splat(9.618437357674640e-3f));
@@ -219,10 +233,12 @@ KVASIR_INLINE Vec exp(Vec x) {
 // tanh x = 1 - 2 / (e^2x + 1): absolute error 1e-7.
 KVASIR_INLINE Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
 
-// ---- transposition of a square of 32-bit lanes ------------------------------------------------------------------------------------
+// ---- transposition of a square of 32-bit lanes
+// ------------------------------------------------------------------------------------
 
 // rows[i][j] <-> rows[j][i]. Stage s exchanges bit s of the row index with bit s of the lane index.
-template <int kStep> KVASIR_INLINE void transpose_stage(VecBits (&rows)[kLanes]) {
+template <int kStep>
+KVASIR_INLINE void transpose_stage(VecBits (&rows)[kLanes]) {
   VecBits low_from, high_from;
   for (int lane = 0; lane < kLanes; ++lane) {
     const bool odd = (lane & kStep) != 0;

@@ -23,7 +23,7 @@ onBackend("cuda", (device) => {
       Int32Array.from({ length: kvHeads * 2 }, (_, i) => i * pageSize * headDim * 2),
     );
     const row = [slots - 1, 3, slots - 2];
-    const table = createPageTable(device, { rows: [row], kvLens: [kvLen], pageSize, numPages: slots });
+    using table = createPageTable(device, { rows: [row], kvLens: [kvLen], pageSize, numPages: slots });
     const values = {
       q: normals(4 * heads * headDim, seed),
       k: normals(kvLen * 1024, seed + 1),

@@ -39,7 +39,7 @@ export function pathWithout(...hidden: string[]): string {
   const folder = join(temporary("path"), "bin");
   mkdirSync(folder);
   const seen = new Set(hidden);
-  for (const source of (process.env["PATH"] ?? "").split(delimiter)) {
+  for (const source of (process.env.PATH ?? "").split(delimiter)) {
     if (!existsSync(source)) continue;
     for (const program of readdirSync(source)) {
       if (seen.has(program)) continue;
@@ -64,6 +64,7 @@ export function runIn(
 /** The same, and an error with everything that the program said when it fails. */
 export function mustRun(...call: Parameters<typeof runIn>): string {
   const { status, stdout, stderr, error } = runIn(...call);
-  if (status !== 0) throw new Error(`${call[1]} ${call[2].join(" ")} ended with ${status ?? error?.message}\n${stdout}\n${stderr}`);
+  if (status !== 0)
+    throw new Error(`${call[1]} ${call[2].join(" ")} ended with ${status ?? error?.message}\n${stdout}\n${stderr}`);
   return stdout + stderr;
 }

@@ -43,7 +43,10 @@ describe("a prebuild without nvcc", () => {
   });
 
   test("with KVASIR_CUDA=ON is an error", () => {
-    const { status, stderr } = runIn(source, process.execPath, ["scripts/build.mjs", "--native"], { ...withoutNvcc, KVASIR_CUDA: "ON" });
+    const { status, stderr } = runIn(source, process.execPath, ["scripts/build.mjs", "--native"], {
+      ...withoutNvcc,
+      KVASIR_CUDA: "ON",
+    });
     expect(status).not.toBe(0);
     expect(stderr).toContain("KVASIR_CUDA=ON, but CUDA code cannot be compiled");
   });
@@ -51,11 +54,15 @@ describe("a prebuild without nvcc", () => {
 
 describe("the package, installed with scripts blocked", () => {
   test("answers through import", () => {
-    expect(mustRun(project, process.execPath, ["--input-type=module", "-e", answer('import * as kvasir from "kvasir";')])).toContain("sum 10.0000");
+    expect(
+      mustRun(project, process.execPath, ["--input-type=module", "-e", answer('import * as kvasir from "kvasir";')]),
+    ).toContain("sum 10.0000");
   });
 
   test("answers through require", () => {
-    expect(mustRun(project, process.execPath, ["--input-type=commonjs", "-e", answer('const kvasir = require("kvasir");')])).toContain("sum 10.0000");
+    expect(
+      mustRun(project, process.execPath, ["--input-type=commonjs", "-e", answer('const kvasir = require("kvasir");')]),
+    ).toContain("sum 10.0000");
   });
 
   test("has a doctor that says which backend works and why CUDA does not", () => {
@@ -66,7 +73,9 @@ describe("the package, installed with scripts blocked", () => {
 
   test("refuses cuda with a coded error instead of falling to the CPU", () => {
     const code = 'import { openDevice } from "kvasir"; try { openDevice("cuda"); } catch (e) { console.log(e.code, e.message); }';
-    expect(mustRun(project, process.execPath, ["--input-type=module", "-e", code])).toMatch(/^ERR_KVASIR_BACKEND_UNAVAILABLE .*kvasir_cuda\.so/);
+    expect(mustRun(project, process.execPath, ["--input-type=module", "-e", code])).toMatch(
+      /^ERR_KVASIR_BACKEND_UNAVAILABLE .*kvasir_cuda\.so/,
+    );
   });
 
   test("leaves its install script nothing to build", () => {

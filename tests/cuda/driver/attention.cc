@@ -1,4 +1,5 @@
-// attention against a host loop in float64: ragged and paged keys, every head_dim, grouped heads, masks, splits; poisoned page tails.
+// attention against a host loop in float64: ragged and paged keys, every head_dim, grouped heads, masks, splits; poisoned page
+// tails.
 #include <algorithm>
 #include <numeric>
 
@@ -13,7 +14,8 @@ struct Case {
   int32_t dtype = KVASIR_BF16;
   int64_t dim = 128, kv_heads = 2, group = 4;
   std::vector<int> qo, kv;  // lengths per request
-  bool paged = false, causal = true, per_head_rows = false, explicit_pages = false, weighted = false, sink = false, rotate = false, invariant = false;
+  bool paged = false, causal = true, per_head_rows = false, explicit_pages = false, weighted = false, sink = false,
+       rotate = false, invariant = false;
   int page_size = 16, window = -1, splits = 0;
   float soft_cap = 0;
 };
@@ -41,7 +43,8 @@ void fill_ragged(Gpu& gpu, const Case& c, Problem& p) {
   const std::vector<int> starts = prefix_sum(c.kv);
   const int64_t total = starts.back();
   // A slice of a fused buffer: rows apart by more than they hold.
-  Array k = gpu.random(c.dtype, {total, c.kv_heads, c.dim}, 1.f, c.kv_heads * c.dim * 2), v = gpu.random(c.dtype, {total, c.kv_heads, c.dim});
+  Array k = gpu.random(c.dtype, {total, c.kv_heads, c.dim}, 1.f, c.kv_heads * c.dim * 2),
+        v = gpu.random(c.dtype, {total, c.kv_heads, c.dim});
   Array weight = gpu.random(KVASIR_F32, {total, c.kv_heads});
   p.args.k = k.t, p.args.v = v.t, p.args.kv_indptr = gpu.ints(starts);
   if (c.weighted) p.args.log_weight = weight.t;
@@ -49,7 +52,8 @@ void fill_ragged(Gpu& gpu, const Case& c, Problem& p) {
     for (int64_t h = 0; h < c.kv_heads; ++h) {
       for (int64_t j = 0; j < c.kv[b]; ++j) {
         Key key{j, {}, {}, c.weighted ? weight.at(starts[b] + j, h) : 0.f};
-        for (int64_t i = 0; i < c.dim; ++i) key.k.push_back(k.at(starts[b] + j, h, i)), key.v.push_back(v.at(starts[b] + j, h, i));
+        for (int64_t i = 0; i < c.dim; ++i)
+          key.k.push_back(k.at(starts[b] + j, h, i)), key.v.push_back(v.at(starts[b] + j, h, i));
         p.keys[b * static_cast<size_t>(c.kv_heads) + static_cast<size_t>(h)].push_back(key);
       }
     }
@@ -57,7 +61,8 @@ void fill_ragged(Gpu& gpu, const Case& c, Problem& p) {
 }
 
 void fill_paged(Gpu& gpu, const Case& c, Problem& p) {
-  const int rows_per_request = c.per_head_rows ? static_cast<int>(c.kv_heads) : 1, rows = static_cast<int>(c.kv.size()) * rows_per_request;
+  const int rows_per_request = c.per_head_rows ? static_cast<int>(c.kv_heads) : 1,
+            rows = static_cast<int>(c.kv.size()) * rows_per_request;
   const auto item = static_cast<int>(kvasir::dtype_bytes(c.dtype));
   const int64_t run = c.page_size * c.dim, elements = c.kv_heads * 2 * run + 32;
   std::vector<int> row_start, kv_len, page_indices, page_start, page_len, offsets;
@@ -73,7 +78,8 @@ void fill_paged(Gpu& gpu, const Case& c, Problem& p) {
   std::normal_distribution<float> normal;
   size_t next = 0;
   for (int row = 0; row < rows; ++row) {
-    const int b = row / rows_per_request, length = c.kv[static_cast<size_t>(b)], entries = (length + c.page_size - 1) / c.page_size;
+    const int b = row / rows_per_request, length = c.kv[static_cast<size_t>(b)],
+              entries = (length + c.page_size - 1) / c.page_size;
     row_start.push_back(static_cast<int>(page_indices.size()));
     kv_len.push_back(length);
     int position = 0;
@@ -91,7 +97,8 @@ void fill_paged(Gpu& gpu, const Case& c, Problem& p) {
           for (int kv = 0; kv < 2; ++kv) {
             for (int64_t i = 0; i < c.dim; ++i) {
               const float value = round_to(c.dtype, normal(generator));
-              pool[static_cast<size_t>(slot * elements + offsets[static_cast<size_t>(2 * h + kv)] / item + t * c.dim + i)] = value;
+              pool[static_cast<size_t>(slot * elements + offsets[static_cast<size_t>(2 * h + kv)] / item + t * c.dim + i)] =
+                  value;
               (kv == 0 ? key.k : key.v).push_back(value);
             }
           }
@@ -117,7 +124,8 @@ double score(const Case& c, const Problem& p, const float* q, const Key& key) {
   for (int64_t i = 0; i < c.dim; ++i) {
     double k = key.k[static_cast<size_t>(i)];
     if (i < 2 * half) {
-      const double angle = static_cast<float>(key.position) * p.inv_freq.at(i % half), other = key.k[static_cast<size_t>(i < half ? i + half : i - half)];
+      const double angle = static_cast<float>(key.position) * p.inv_freq.at(i % half),
+                   other = key.k[static_cast<size_t>(i < half ? i + half : i - half)];
       k = round_to(c.dtype, static_cast<float>(k * std::cos(angle) + (i < half ? -other : other) * std::sin(angle)));
     }
     dot += q[i] * k;
@@ -133,22 +141,25 @@ void run_case(Gpu& gpu, const Case& c) {
   const int64_t total = q_starts.back();
   Problem p;
   p.keys.resize(static_cast<size_t>(requests * c.kv_heads));
-  p.q = gpu.random(c.dtype, {total, heads, c.dim}), p.out = gpu.poisoned(c.dtype, {total, heads, c.dim}), p.lse = gpu.poisoned(KVASIR_F32, {total, heads});
+  p.q = gpu.random(c.dtype, {total, heads, c.dim}), p.out = gpu.poisoned(c.dtype, {total, heads, c.dim}),
+  p.lse = gpu.poisoned(KVASIR_F32, {total, heads});
   p.sink = gpu.random(KVASIR_F32, {heads});
   std::vector<float> frequency;
-  for (int64_t i = 0; i < c.dim / 2; ++i) frequency.push_back(std::pow(10000.f, -2.f * static_cast<float>(i) / static_cast<float>(c.dim)));
+  for (int64_t i = 0; i < c.dim / 2; ++i)
+    frequency.push_back(std::pow(10000.f, -2.f * static_cast<float>(i) / static_cast<float>(c.dim)));
   p.inv_freq = gpu.array(KVASIR_F32, {c.dim / 2}, frequency);
   c.paged ? fill_paged(gpu, c, p) : fill_ragged(gpu, c, p);
   kvasir_attention_args& a = p.args;
   a.q = p.q.t, a.out = p.out.t, a.lse = p.lse.t, a.qo_indptr = gpu.ints(q_starts);
-  a.k_rope_scale = 1, a.logits_soft_cap = c.soft_cap, a.window_left = c.window, a.causal = c.causal, a.batch_invariant = c.invariant, a.num_splits = c.splits;
+  a.k_rope_scale = 1, a.logits_soft_cap = c.soft_cap, a.window_left = c.window, a.causal = c.causal,
+  a.batch_invariant = c.invariant, a.num_splits = c.splits;
   if (c.sink) a.sink = p.sink.t;
   if (c.rotate) a.k_inv_freq = p.inv_freq.t;
   gpu.run(KVASIR_OP_ATTENTION, a);
   gpu.fetch(p.out), gpu.fetch(p.lse);
 
-  const std::string of = std::string(c.name) + " " + name_of(c.dtype) + " d" + std::to_string(c.dim) + " group " + std::to_string(c.group) + " splits " +
-                         std::to_string(c.splits);
+  const std::string of = std::string(c.name) + " " + name_of(c.dtype) + " d" + std::to_string(c.dim) + " group " +
+                         std::to_string(c.group) + " splits " + std::to_string(c.splits);
   const double half_unit = c.dtype == KVASIR_BF16 ? 0.004 : c.dtype == KVASIR_F16 ? 0.0005 : 1e-5;
   Compare compare("attention " + of, half_unit * 2, half_unit * 2), compare_lse("attention lse " + of, half_unit + 1e-5, 1e-5);
   for (int64_t b = 0; b < requests; ++b) {
@@ -174,7 +185,8 @@ void run_case(Gpu& gpu, const Case& c) {
         }
         if (!seen.empty() && c.sink) sum += std::exp(p.sink.at(h) - max);
         compare_lse(p.lse.at(token, h), seen.empty() ? -INFINITY : max + std::log(sum));
-        for (int64_t x = 0; x < c.dim; ++x) compare(p.out.at(token, h, x), seen.empty() ? 0 : result[static_cast<size_t>(x)] / sum);
+        for (int64_t x = 0; x < c.dim; ++x)
+          compare(p.out.at(token, h, x), seen.empty() ? 0 : result[static_cast<size_t>(x)] / sum);
       }
     }
   }
@@ -192,16 +204,63 @@ void check_attention(Gpu& gpu) {
     run_case(gpu, {.name = "not causal", .dtype = dtype, .group = 3, .qo = {17, 2}, .kv = {100, 1}, .causal = false});
     run_case(gpu, {.name = "window", .dtype = dtype, .group = 1, .qo = {50, 3}, .kv = {80, 200}, .window = 20});
     run_case(gpu, {.name = "more queries than keys", .dtype = dtype, .qo = {40, 3}, .kv = {20, 0}});
-    run_case(gpu, {.name = "soft cap, sinks, weights", .dtype = dtype, .group = 2, .qo = {20, 1}, .kv = {70, 40}, .weighted = true, .sink = true, .soft_cap = 5});
-    run_case(gpu, {.name = "paged prefill", .dtype = dtype, .dim = 64, .group = 8, .qo = {30, 9}, .kv = {61, 150}, .paged = true, .page_size = 64});
-    run_case(gpu, {.name = "explicit pages", .dtype = dtype, .qo = {1, 2}, .kv = {170, 90}, .paged = true, .causal = false, .explicit_pages = true, .weighted = true});
-    run_case(gpu, {.name = "rows per head", .dtype = dtype, .qo = {1, 1}, .kv = {170, 33}, .paged = true, .per_head_rows = true, .page_size = 32});
-    run_case(gpu, {.name = "keys before rotation", .dtype = dtype, .dim = 64, .qo = {1, 20}, .kv = {70, 45}, .paged = true, .rotate = true});
+    run_case(gpu, {.name = "soft cap, sinks, weights",
+                   .dtype = dtype,
+                   .group = 2,
+                   .qo = {20, 1},
+                   .kv = {70, 40},
+                   .weighted = true,
+                   .sink = true,
+                   .soft_cap = 5});
+    run_case(gpu, {.name = "paged prefill",
+                   .dtype = dtype,
+                   .dim = 64,
+                   .group = 8,
+                   .qo = {30, 9},
+                   .kv = {61, 150},
+                   .paged = true,
+                   .page_size = 64});
+    run_case(gpu, {.name = "explicit pages",
+                   .dtype = dtype,
+                   .qo = {1, 2},
+                   .kv = {170, 90},
+                   .paged = true,
+                   .causal = false,
+                   .explicit_pages = true,
+                   .weighted = true});
+    run_case(gpu, {.name = "rows per head",
+                   .dtype = dtype,
+                   .qo = {1, 1},
+                   .kv = {170, 33},
+                   .paged = true,
+                   .per_head_rows = true,
+                   .page_size = 32});
+    run_case(gpu, {.name = "keys before rotation",
+                   .dtype = dtype,
+                   .dim = 64,
+                   .qo = {1, 20},
+                   .kv = {70, 45},
+                   .paged = true,
+                   .rotate = true});
     for (const int splits : {2, 3, 7}) {
-      run_case(gpu, {.name = "split decode", .dtype = dtype, .qo = {1, 1, 1}, .kv = {700, 3, 128}, .paged = true, .page_size = 64, .splits = splits});
-      run_case(gpu, {.name = "split window", .dtype = dtype, .qo = {1, 1}, .kv = {700, 300}, .paged = true, .window = 100, .splits = splits});
+      run_case(gpu, {.name = "split decode",
+                     .dtype = dtype,
+                     .qo = {1, 1, 1},
+                     .kv = {700, 3, 128},
+                     .paged = true,
+                     .page_size = 64,
+                     .splits = splits});
+      run_case(gpu, {.name = "split window",
+                     .dtype = dtype,
+                     .qo = {1, 1},
+                     .kv = {700, 300},
+                     .paged = true,
+                     .window = 100,
+                     .splits = splits});
     }
-    run_case(gpu, {.name = "batch invariant", .dtype = dtype, .group = 1, .qo = {1, 5}, .kv = {900, 77}, .paged = true, .invariant = true});
+    run_case(
+        gpu,
+        {.name = "batch invariant", .dtype = dtype, .group = 1, .qo = {1, 5}, .kv = {900, 77}, .paged = true, .invariant = true});
   }
 }
 

@@ -1,5 +1,6 @@
-// What the driver's checks share: a device opened through the ABI, arrays on it with their values on the host, and a count of failures.
-// Every array has an allocation of its own, without slack, so that compute-sanitizer sees an access past its end; outputs are poisoned.
+// What the driver's checks share: a device opened through the ABI, arrays on it with their values on the host, and a count of
+// failures. Every array has an allocation of its own, without slack, so that compute-sanitizer sees an access past its end;
+// outputs are poisoned.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -34,8 +35,10 @@ inline std::vector<char> to_bits(int32_t dtype, const std::vector<float>& values
   std::vector<char> bits(values.size() * static_cast<size_t>(dtype_bytes(dtype)));
   for (size_t i = 0; i < values.size(); ++i) {
     const uint16_t half = dtype == KVASIR_F16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
-    if (dtype == KVASIR_F32) memcpy(&bits[4 * i], &values[i], 4);
-    else memcpy(&bits[2 * i], &half, 2);
+    if (dtype == KVASIR_F32)
+      memcpy(&bits[4 * i], &values[i], 4);
+    else
+      memcpy(&bits[2 * i], &half, 2);
   }
   return bits;
 }
@@ -54,7 +57,8 @@ inline std::vector<float> from_bits(int32_t dtype, const std::vector<char>& bits
   return values;
 }
 
-// Contiguous on the device, or with rows of the first dimension apart by `pitch` elements; `values` are those of the whole allocation.
+// Contiguous on the device, or with rows of the first dimension apart by `pitch` elements; `values` are those of the whole
+// allocation.
 struct Array {
   kvasir_tensor t{};
   std::vector<float> values;
@@ -91,7 +95,7 @@ class Gpu {
   }
   void write(void* dst, const void* source, size_t bytes) {
     kvasir_error err{};
-    ok(backend->copy_in(stream, dst, source, bytes, &err), err, "copy_in");
+    ok(backend->copy_in(stream, dst, source, bytes, 1, &err), err, "copy_in");
     finish();
   }
   std::vector<char> read(const void* source, size_t bytes) {
@@ -143,7 +147,9 @@ class Gpu {
     if (!values.empty()) write(t.data, values.data(), values.size() * 4);
     return t;
   }
-  void fetch(Array& a) { a.values = from_bits(a.t.dtype, read(a.t.data, a.values.size() * static_cast<size_t>(kvasir::dtype_bytes(a.t.dtype)))); }
+  void fetch(Array& a) {
+    a.values = from_bits(a.t.dtype, read(a.t.data, a.values.size() * static_cast<size_t>(kvasir::dtype_bytes(a.t.dtype))));
+  }
   std::vector<int> fetch_ints(const kvasir_tensor& t) {
     const std::vector<char> bits = read(t.data, static_cast<size_t>(t.shape[0] * (t.rank > 1 ? t.shape[1] : 1)) * 4);
     std::vector<int> values(bits.size() / 4);
@@ -151,7 +157,8 @@ class Gpu {
     return values;
   }
 
-  template <class Args> void run(kvasir_op_id id, const Args& args) {
+  template <class Args>
+  void run(kvasir_op_id id, const Args& args) {
     const kvasir_op& op = backend->ops[id];
     const size_t bytes = op.workspace != nullptr ? op.workspace(device, &args) : 0;
     void* workspace = bytes > 0 ? allocate(bytes) : nullptr;
@@ -168,7 +175,8 @@ class Gpu {
 // got against a float64 result: |got - want| <= absolute + relative * |want|.
 class Compare {
  public:
-  Compare(std::string what, double absolute, double relative) : what_(std::move(what)), absolute_(absolute), relative_(relative) {}
+  Compare(std::string what, double absolute, double relative)
+      : what_(std::move(what)), absolute_(absolute), relative_(relative) {}
   ~Compare() {
     char text[160];
     snprintf(text, sizeof text, " (worst: got %g, expected %g, %.2f of the tolerance)", got_, want_, worst_);

@@ -1,20 +1,24 @@
-// linear against a host loop in float64, by cuBLASLt where it is found and by our own kernels, and its rows' bits across batch sizes.
+// linear against a host loop in float64, by cuBLASLt where it is found and by our own kernels, and its rows' bits across batch
+// sizes.
 #include "harness.h"
 
 namespace driver {
 
 namespace {
 
-void linear(Gpu& gpu, int32_t dtype, int32_t out_dtype, int64_t rows, int64_t in, int64_t out_features, bool biased, bool invariant, int64_t pad) {
-  Array x = gpu.random(dtype, {rows, in}, 1.f, in + pad), weight = gpu.random(dtype, {out_features, in}, 1.f / std::sqrt(static_cast<float>(in)), in + pad);
+void linear(Gpu& gpu, int32_t dtype, int32_t out_dtype, int64_t rows, int64_t in, int64_t out_features, bool biased,
+            bool invariant, int64_t pad) {
+  Array x = gpu.random(dtype, {rows, in}, 1.f, in + pad),
+        weight = gpu.random(dtype, {out_features, in}, 1.f / std::sqrt(static_cast<float>(in)), in + pad);
   Array bias = gpu.random(dtype, {out_features}), out = gpu.poisoned(out_dtype, {rows, out_features}, out_features + pad);
   kvasir_linear_args args{};
   args.x = x.t, args.weight = weight.t, args.out = out.t, args.batch_invariant = invariant;
   if (biased) args.bias = bias.t;
   gpu.run(KVASIR_OP_LINEAR, args);
   gpu.fetch(out);
-  Compare compare("linear " + name_of(dtype) + " to " + name_of(out_dtype) + " " + std::to_string(rows) + " x " + std::to_string(in) + " x " +
-                      std::to_string(out_features) + (biased ? " biased" : "") + (invariant ? " invariant" : "") + (pad ? " padded" : ""),
+  Compare compare("linear " + name_of(dtype) + " to " + name_of(out_dtype) + " " + std::to_string(rows) + " x " +
+                      std::to_string(in) + " x " + std::to_string(out_features) + (biased ? " biased" : "") +
+                      (invariant ? " invariant" : "") + (pad ? " padded" : ""),
                   2e-5, out_dtype == KVASIR_F32 ? 2e-5 : relative_error(dtype));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < out_features; ++c) {
@@ -42,7 +46,8 @@ void invariance(Gpu& gpu, int32_t dtype, int64_t in, int64_t out_features) {
     if (rows == 1) first = out.values;
     for (size_t i = 0; i < first.size(); ++i) same = same && out.values[i] == first[i];
   }
-  expect(same, "linear " + name_of(dtype) + " gives a row the same bits in every batch, " + std::to_string(in) + " x " + std::to_string(out_features));
+  expect(same, "linear " + name_of(dtype) + " gives a row the same bits in every batch, " + std::to_string(in) + " x " +
+                   std::to_string(out_features));
   gpu.release();
 }
 

@@ -1,8 +1,10 @@
-// Runs the CUDA backend through its ABI on small shapes against loops on the host: meant for compute-sanitizer, with no Node in the way.
+// Runs the CUDA backend through its ABI on small shapes against loops on the host: meant for compute-sanitizer, with no Node in
+// the way.
 //
 //   kvasir_driver path/to/kvasir_cuda.so [runtime|rows|linear|sampling|paging|attention|lose ...]
 //
-// All but lose run by default; lose ends with a device that only a new process can use again. CMake builds it with KVASIR_DRIVER=ON, or
+// All but lose run by default; lose ends with a device that only a new process can use again. CMake builds it with
+// KVASIR_DRIVER=ON, or
 //   g++ -std=c++20 -O2 tests/cuda/driver/*.cc -ldl -lpthread -o kvasir_driver
 #include <dlfcn.h>
 
@@ -35,15 +37,16 @@ int main(int argc, char** argv) {
   gpu.ok(gpu.backend->stream_create(gpu.device, &gpu.stream, &err), err, "stream_create");
   kvasir_device_info info{};
   gpu.backend->device_info(gpu.device, &info);
-  printf("%s, %s, %d multiprocessors, driver %d, runtime %d, cuBLASLt %s\n", info.name, info.isa, info.multiprocessors, info.driver_version,
-         info.runtime_version, info.has_blas ? "found" : "not used");
+  printf("%s, %s, %d multiprocessors, driver %d, runtime %d, cuBLASLt %s\n", info.name, info.isa, info.multiprocessors,
+         info.driver_version, info.runtime_version, info.has_blas ? "found" : "not used");
 
   const struct {
     const char* name;
     void (*run)(Gpu&);
     bool by_default;
-  } parts[] = {{"runtime", check_runtime, true}, {"rows", check_row_ops, true},      {"linear", check_linear, true}, {"sampling", check_sampling, true},
-               {"paging", check_paging, true},   {"attention", check_attention, true}, {"lose", lose_device, false}};
+  } parts[] = {{"runtime", check_runtime, true},   {"rows", check_row_ops, true},  {"linear", check_linear, true},
+               {"sampling", check_sampling, true}, {"paging", check_paging, true}, {"attention", check_attention, true},
+               {"lose", lose_device, false}};
   for (const auto& part : parts) {
     bool wanted = argc == 2 && part.by_default;
     for (int i = 2; i < argc; ++i) wanted = wanted || strcmp(argv[i], part.name) == 0;

@@ -6,7 +6,8 @@ namespace driver {
 namespace {
 
 // Element i of a head after rotation; `half` pairs.
-double rotated(const Array& x, int64_t t, int64_t h, int64_t i, int64_t half, const Array& frequency, int position, double scale) {
+double rotated(const Array& x, int64_t t, int64_t h, int64_t i, int64_t half, const Array& frequency, int position,
+               double scale) {
   if (i >= 2 * half) return x.at(t, h, i);
   const int64_t pair = i % half;
   const double angle = static_cast<float>(position) * frequency.at(pair), a = x.at(t, h, pair), b = x.at(t, h, pair + half);
@@ -25,10 +26,12 @@ void rope(Gpu& gpu, int32_t dtype, int64_t heads, int64_t dim, int64_t half, int
   kvasir_rope_args args{x.t, gpu.ints(positions), frequency.t, 1.25f};
   gpu.run(KVASIR_OP_ROPE, args);
   gpu.fetch(x);
-  Compare compare("rope " + name_of(dtype) + " head_dim " + std::to_string(dim) + " pairs " + std::to_string(half), 4e-6, relative_error(dtype));
+  Compare compare("rope " + name_of(dtype) + " head_dim " + std::to_string(dim) + " pairs " + std::to_string(half), 4e-6,
+                  relative_error(dtype));
   for (int64_t t = 0; t < 4; ++t) {
     for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t i = 0; i < dim; ++i) compare(x.at(t, h, i), rotated(before, t, h, i, half, frequency, positions[static_cast<size_t>(t)], 1.25));
+      for (int64_t i = 0; i < dim; ++i)
+        compare(x.at(t, h, i), rotated(before, t, h, i, half, frequency, positions[static_cast<size_t>(t)], 1.25));
     }
   }
   gpu.release();
@@ -44,27 +47,32 @@ void append(Gpu& gpu, int32_t dtype, int64_t kv_heads, int64_t qo_heads, int64_t
     for (int kv = 0; kv < 2; ++kv) offsets.push_back((64 + (h * 2 + kv) * page_size * static_cast<int>(dim)) * item);
   }
   Array k = gpu.random(dtype, {total, kv_heads, dim}), v = gpu.random(dtype, {total, kv_heads, dim}, 1.f, kv_heads * dim + 8);
-  Array q = gpu.random(dtype, {total, qo_heads, dim}), q_before = q, pages = gpu.poisoned(dtype, {slots, page_elements}), frequency = frequencies(gpu, half > 0 ? half : 1);
+  Array q = gpu.random(dtype, {total, qo_heads, dim}), q_before = q, pages = gpu.poisoned(dtype, {slots, page_elements}),
+        frequency = frequencies(gpu, half > 0 ? half : 1);
   kvasir_append_args args{};
   args.k = k.t, args.v = v.t, args.pages = pages.t, args.positions = gpu.ints(positions), args.slot_mapping = gpu.ints(mapping);
-  args.page_offsets = gpu.ints(offsets, kv_heads), args.rope_scale = 1.f, args.page_size = page_size, args.store_rotated = store_rotated;
+  args.page_offsets = gpu.ints(offsets, kv_heads), args.rope_scale = 1.f, args.page_size = page_size,
+  args.store_rotated = store_rotated;
   if (half > 0) args.q = q.t, args.inv_freq = frequency.t;
   gpu.run(KVASIR_OP_APPEND, args);
   gpu.fetch(pages), gpu.fetch(q);
-  const std::string of = name_of(dtype) + " head_dim " + std::to_string(dim) + " pairs " + std::to_string(half) + (store_rotated ? "" : " stored before rotation");
+  const std::string of = name_of(dtype) + " head_dim " + std::to_string(dim) + " pairs " + std::to_string(half) +
+                         (store_rotated ? "" : " stored before rotation");
   size_t written = 0;
   {
     Compare compare("append " + of, 4e-6, relative_error(dtype));
     for (size_t t = 0; t < total; ++t) {
       const int64_t token = static_cast<int64_t>(t);
       for (int64_t h = 0; half > 0 && h < qo_heads; ++h) {
-        for (int64_t i = 0; i < dim; ++i) compare(q.at(token, h, i), rotated(q_before, token, h, i, half, frequency, positions[t], 1));
+        for (int64_t i = 0; i < dim; ++i)
+          compare(q.at(token, h, i), rotated(q_before, token, h, i, half, frequency, positions[t], 1));
       }
       if (mapping[t] < 0 || mapping[t] >= slots * page_size) continue;
       for (int64_t h = 0; h < kv_heads; ++h) {
         for (int64_t i = 0; i < dim; ++i) {
           const auto stored = [&](int kv) {
-            return pages.at(mapping[t] / page_size, offsets[static_cast<size_t>(2 * h + kv)] / item + mapping[t] % page_size * dim + i);
+            return pages.at(mapping[t] / page_size,
+                            offsets[static_cast<size_t>(2 * h + kv)] / item + mapping[t] % page_size * dim + i);
           };
           compare(stored(0), rotated(k, token, h, i, store_rotated ? half : 0, frequency, positions[t], 1));
           compare(stored(1), v.at(token, h, i));
@@ -93,12 +101,14 @@ void merge(Gpu& gpu, int32_t parts_dtype, int32_t dtype, int64_t parts, int64_t 
       }
     }
   }
-  Array source = gpu.array(parts_dtype, shape, flat.values), source_lse = gpu.array(KVASIR_F32, {parts, tokens, heads}, lse.values);
+  Array source = gpu.array(parts_dtype, shape, flat.values),
+        source_lse = gpu.array(KVASIR_F32, {parts, tokens, heads}, lse.values);
   Array out = gpu.poisoned(dtype, {tokens, heads, dim}), out_lse = gpu.poisoned(KVASIR_F32, {tokens, heads});
   kvasir_merge_args args{source.t, source_lse.t, out.t, out_lse.t};
   gpu.run(KVASIR_OP_MERGE, args);
   gpu.fetch(out), gpu.fetch(out_lse);
-  Compare compare("merge of " + std::to_string(parts) + " parts " + name_of(parts_dtype) + " to " + name_of(dtype), 1e-5, relative_error(dtype));
+  Compare compare("merge of " + std::to_string(parts) + " parts " + name_of(parts_dtype) + " to " + name_of(dtype), 1e-5,
+                  relative_error(dtype));
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t h = 0; h < heads; ++h) {
       double total = 0;

@@ -8,14 +8,16 @@ namespace {
 const int32_t kDtypes[] = {KVASIR_F32, KVASIR_F16, KVASIR_BF16};
 
 void rms_norm(Gpu& gpu, int32_t dtype, int64_t rows, int64_t hidden, bool fused, int64_t pitch) {
-  Array x = gpu.random(dtype, {rows, hidden}, 1.f, pitch), weight = gpu.random(dtype, {hidden}), out = gpu.poisoned(dtype, {rows, hidden}, pitch);
+  Array x = gpu.random(dtype, {rows, hidden}, 1.f, pitch), weight = gpu.random(dtype, {hidden}),
+        out = gpu.poisoned(dtype, {rows, hidden}, pitch);
   Array residual = gpu.random(dtype, {rows, hidden}), before = residual;
   kvasir_rms_norm_args args{};
   args.x = x.t, args.weight = weight.t, args.out = out.t, args.eps = 1e-5f;
   if (fused) args.residual = residual.t;
   gpu.run(KVASIR_OP_RMS_NORM, args);
   gpu.fetch(out), gpu.fetch(residual);
-  Compare compare("rms_norm " + name_of(dtype) + " hidden " + std::to_string(hidden) + (fused ? " with residual" : ""), 1e-6, relative_error(dtype));
+  Compare compare("rms_norm " + name_of(dtype) + " hidden " + std::to_string(hidden) + (fused ? " with residual" : ""), 1e-6,
+                  relative_error(dtype));
   for (int64_t r = 0; r < rows; ++r) {
     double sum = 0;
     std::vector<double> row(static_cast<size_t>(hidden));
@@ -31,7 +33,8 @@ void rms_norm(Gpu& gpu, int32_t dtype, int64_t rows, int64_t hidden, bool fused,
 }
 
 void silu_mul(Gpu& gpu, int32_t dtype, int64_t rows, int64_t width, int64_t pitch) {
-  Array gate = gpu.random(dtype, {rows, width}, 3.f, pitch), up = gpu.random(dtype, {rows, width}, 1.f, pitch), out = gpu.poisoned(dtype, {rows, width});
+  Array gate = gpu.random(dtype, {rows, width}, 3.f, pitch), up = gpu.random(dtype, {rows, width}, 1.f, pitch),
+        out = gpu.poisoned(dtype, {rows, width});
   kvasir_silu_mul_args args{gate.t, up.t, out.t};
   gpu.run(KVASIR_OP_SILU_MUL, args);
   gpu.fetch(out);
@@ -52,7 +55,8 @@ void embedding(Gpu& gpu, int32_t dtype, int64_t hidden) {
   gpu.fetch(out);
   bool same = true;
   for (int64_t r = 0; r < 5; ++r) {
-    for (int64_t i = 0; i < hidden; ++i) same = same && (r < 3 ? out.at(r, i) == table.at(ids[static_cast<size_t>(r)], i) : std::isnan(out.at(r, i)));
+    for (int64_t i = 0; i < hidden; ++i)
+      same = same && (r < 3 ? out.at(r, i) == table.at(ids[static_cast<size_t>(r)], i) : std::isnan(out.at(r, i)));
   }
   expect(same, "embedding " + name_of(dtype) + " hidden " + std::to_string(hidden));
 }
@@ -96,7 +100,8 @@ Softmax softmax(const Array& logits, int64_t row, int64_t vocab) {
   }
   double sum = 0;
   for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits.at(row, i)) - logits.at(row, s.best));
-  for (int64_t i = 0; i < vocab; ++i) s.log_probability.push_back(static_cast<double>(logits.at(row, i)) - logits.at(row, s.best) - std::log(sum));
+  for (int64_t i = 0; i < vocab; ++i)
+    s.log_probability.push_back(static_cast<double>(logits.at(row, i)) - logits.at(row, s.best) - std::log(sum));
   return s;
 }
 
@@ -118,7 +123,8 @@ void logit_losses(Gpu& gpu, int32_t dtype, int64_t vocab, int64_t pitch) {
     const Softmax p = softmax(other, r, vocab), q = softmax(logits, r, vocab);
     if (r < 2) compare_nll(nll.at(r), -q.log_probability[static_cast<size_t>(targets[static_cast<size_t>(r)])]);
     double sum = 0;
-    for (size_t i = 0; i < static_cast<size_t>(vocab); ++i) sum += std::exp(p.log_probability[i]) * (p.log_probability[i] - q.log_probability[i]);
+    for (size_t i = 0; i < static_cast<size_t>(vocab); ++i)
+      sum += std::exp(p.log_probability[i]) * (p.log_probability[i] - q.log_probability[i]);
     compare_kl(kl.at(r), sum);
     expect(agree[static_cast<size_t>(r)] == (p.best == q.best), "compare_logits agreement, " + of);
   }

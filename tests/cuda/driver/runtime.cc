@@ -1,4 +1,5 @@
-// Copies, callbacks, flags, programs, stamps and failures that a device survives; and, in a process of its own, one that it does not.
+// Copies, callbacks, flags, programs, stamps and failures that a device survives; and, in a process of its own, one that it does
+// not.
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -35,12 +36,13 @@ void copies(Gpu& gpu) {
       for (size_t i = 0; i < bytes; ++i) source[i] = static_cast<char>(i * 7 + i / 251);
       auto* target = static_cast<char*>(gpu.allocate(bytes + 1)) + 1;  // at an odd address
       char* second = static_cast<char*>(gpu.allocate(bytes));
-      gpu.ok(gpu.backend->copy_in(gpu.stream, target, source, bytes, &err), err, "copy_in");
+      gpu.ok(gpu.backend->copy_in(gpu.stream, target, source, bytes, 1, &err), err, "copy_in");
       gpu.ok(gpu.backend->copy(gpu.stream, second, target, bytes, &err), err, "copy");
       std::vector<char> back(bytes, 0);
       gpu.ok(gpu.backend->copy_out(gpu.stream, back.data(), second, bytes, &err), err, "copy_out");
       gpu.finish();
-      expect(memcmp(back.data(), source, bytes) == 0, "copies of " + std::to_string(bytes) + (pinned ? " pinned" : " pageable") + " bytes");
+      expect(memcmp(back.data(), source, bytes) == 0,
+             "copies of " + std::to_string(bytes) + (pinned ? " pinned" : " pageable") + " bytes");
       if (pinned) gpu.backend->host_free(gpu.device, pinned_memory);
       gpu.release();
     }
@@ -59,9 +61,9 @@ void flags(Gpu& gpu) {
   const int first = 5, second = 9;
   Answer waited, free_running;
   gpu.ok(gpu.backend->flag_wait(gpu.stream, &cells[0], 1, nullptr, &err), err, "flag_wait");
-  gpu.ok(gpu.backend->copy_in(gpu.stream, value, &second, 4, &err), err, "copy_in");
+  gpu.ok(gpu.backend->copy_in(gpu.stream, value, &second, 4, 1, &err), err, "copy_in");
   gpu.ok(gpu.backend->stream_callback(gpu.stream, answered, &waited, &err), err, "stream_callback");
-  gpu.ok(gpu.backend->copy_in(other, value, &first, 4, &err), err, "copy_in");
+  gpu.ok(gpu.backend->copy_in(other, value, &first, 4, 1, &err), err, "copy_in");
   gpu.ok(gpu.backend->stream_callback(other, answered, &free_running, &err), err, "stream_callback");
   expect(wait_for(free_running, 10) && waited.calls == 0, "a stream waits for its flag, and another does not");
   gpu.ok(gpu.backend->flag_write(other, &cells[0], 1, nullptr, &err), err, "flag_write");
@@ -90,7 +92,8 @@ void flags(Gpu& gpu) {
 
 void programs(Gpu& gpu) {
   kvasir_error err{};
-  Array x = gpu.random(KVASIR_F32, {4, 64}), weight = gpu.array(KVASIR_F32, {64}, std::vector<float>(64, 2.f)), out = gpu.poisoned(KVASIR_F32, {4, 64});
+  Array x = gpu.random(KVASIR_F32, {4, 64}), weight = gpu.array(KVASIR_F32, {64}, std::vector<float>(64, 2.f)),
+        out = gpu.poisoned(KVASIR_F32, {4, 64});
   kvasir_rms_norm_args norm{};
   norm.x = x.t, norm.weight = weight.t, norm.out = out.t, norm.eps = 1e-5f;
   kvasir_program* program = nullptr;
@@ -98,7 +101,8 @@ void programs(Gpu& gpu) {
   int host = 0;
   expect(gpu.backend->copy_out(gpu.stream, &host, x.t.data, 4, &err) == KVASIR_UNSUPPORTED, "copy_out is refused in a recording");
   Answer refused;
-  expect(gpu.backend->stream_callback(gpu.stream, answered, &refused, &err) == KVASIR_UNSUPPORTED, "a callback is refused in a recording");
+  expect(gpu.backend->stream_callback(gpu.stream, answered, &refused, &err) == KVASIR_UNSUPPORTED,
+         "a callback is refused in a recording");
   gpu.ok(gpu.backend->stamp(gpu.stream, 0, &err), err, "stamp");
   gpu.ok(gpu.backend->ops[KVASIR_OP_RMS_NORM].enqueue(gpu.stream, &norm, nullptr, 0, &err), err, "rms_norm");
   gpu.ok(gpu.backend->copy(gpu.stream, x.t.data, out.t.data, 1024, &err), err, "copy");
@@ -107,7 +111,8 @@ void programs(Gpu& gpu) {
   gpu.fetch(out);
   expect(std::isnan(out.at(0, 0)), "a recording runs nothing");
   double microseconds = -1;
-  expect(gpu.backend->elapsed_us(gpu.stream, 0, 7, &microseconds, &err) == KVASIR_INVALID_ARGUMENT, "a stamp that was not passed is refused");
+  expect(gpu.backend->elapsed_us(gpu.stream, 0, 7, &microseconds, &err) == KVASIR_INVALID_ARGUMENT,
+         "a stamp that was not passed is refused");
   for (int i = 0; i < 3; ++i) gpu.ok(gpu.backend->program_launch(program, gpu.stream, &err), err, "program_launch");
   gpu.backend->program_destroy(program);  // while it may be running
   gpu.fetch(out);
@@ -122,7 +127,8 @@ void programs(Gpu& gpu) {
 void exhaustion(Gpu& gpu) {
   kvasir_error err{};
   void* data = nullptr;
-  expect(gpu.backend->alloc(gpu.device, size_t{1} << 46, &data, &err) == KVASIR_OUT_OF_MEMORY && data == nullptr, "64 TiB are refused as out of memory");
+  expect(gpu.backend->alloc(gpu.device, size_t{1} << 46, &data, &err) == KVASIR_OUT_OF_MEMORY && data == nullptr,
+         "64 TiB are refused as out of memory");
   gpu.ok(gpu.backend->device_status(gpu.device, &err), err, "the status after running out of memory");
   kvasir_device_options options{};
   options.memory_limit = 1 << 20;
@@ -135,7 +141,8 @@ void exhaustion(Gpu& gpu) {
   gpu.ok(gpu.backend->alloc(limited, 600000, &half, &err), err, "alloc");
   gpu.backend->device_close(limited);  // frees what is left
   options.memory_limit = 0, options.index = 1000;
-  expect(gpu.backend->device_open(&options, &limited, &err) == KVASIR_UNAVAILABLE && err.text[0] != '\0', "a device that is not there is named");
+  expect(gpu.backend->device_open(&options, &limited, &err) == KVASIR_UNAVAILABLE && err.text[0] != '\0',
+         "a device that is not there is named");
 }
 
 }  // namespace
@@ -147,7 +154,8 @@ void check_runtime(Gpu& gpu) {
   exhaustion(gpu);
 }
 
-// Loses the device by a wild write while a callback waits behind it: the callback must be answered, and every later call must fail.
+// Loses the device by a wild write while a callback waits behind it: the callback must be answered, and every later call must
+// fail.
 void lose_device(Gpu& gpu) {
   kvasir_error err{};
   auto* wild = reinterpret_cast<char*>(uintptr_t{0x7fff00000000});
@@ -157,7 +165,8 @@ void lose_device(Gpu& gpu) {
   Answer answer;
   gpu.ok(gpu.backend->ops[KVASIR_OP_ARGMAX].enqueue(gpu.stream, &args, nullptr, 0, &err), err, "argmax");
   const kvasir_status asked = gpu.backend->stream_callback(gpu.stream, answered, &answer, &err);
-  expect(asked == KVASIR_DEVICE_LOST || (wait_for(answer, 10) && answer.status == KVASIR_DEVICE_LOST), "a callback behind a fault is answered with it");
+  expect(asked == KVASIR_DEVICE_LOST || (wait_for(answer, 10) && answer.status == KVASIR_DEVICE_LOST),
+         "a callback behind a fault is answered with it");
   expect(gpu.backend->device_status(gpu.device, &err) == KVASIR_DEVICE_LOST, "a lost device says so");
   printf("        %s\n", err.text);
   void* data = nullptr;

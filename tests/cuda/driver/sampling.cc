@@ -50,8 +50,10 @@ int draw(const Array& logits, int64_t row, int64_t vocab, const Setting& s, doub
 }
 
 void sample(Gpu& gpu, int32_t dtype, int64_t vocab, float scale, bool tied) {
-  std::vector<Setting> settings = {{1, 0, 1, 1, 0}, {0, 0, 1, 2, 0}, {0.7f, 40, 1, 3, 5}, {1, 0, 0.9f, 4, 6}, {1.3f, 50, 0.8f, 5, 7}, {1, 1, 1, 6, 8}, {1, 0, 0, 7, 9}};
-  for (int i = 0; i < 25; ++i) settings.push_back({0.5f + 0.05f * static_cast<float>(i), i * 37, 0.3f + 0.03f * static_cast<float>(i), -i, 100 + i});
+  std::vector<Setting> settings = {{1, 0, 1, 1, 0},        {0, 0, 1, 2, 0}, {0.7f, 40, 1, 3, 5}, {1, 0, 0.9f, 4, 6},
+                                   {1.3f, 50, 0.8f, 5, 7}, {1, 1, 1, 6, 8}, {1, 0, 0, 7, 9}};
+  for (int i = 0; i < 25; ++i)
+    settings.push_back({0.5f + 0.05f * static_cast<float>(i), i * 37, 0.3f + 0.03f * static_cast<float>(i), -i, 100 + i});
   const auto rows = static_cast<int64_t>(settings.size());
   Array logits = gpu.random(dtype, {rows, vocab}, scale, vocab + (vocab % 2));
   if (tied) {
@@ -61,7 +63,8 @@ void sample(Gpu& gpu, int32_t dtype, int64_t vocab, float scale, bool tied) {
   std::vector<float> temperature, top_p;
   std::vector<int> top_k, seed, step;
   for (const Setting& s : settings) {
-    temperature.push_back(s.temperature), top_p.push_back(s.top_p), top_k.push_back(s.top_k), seed.push_back(s.seed), step.push_back(s.step);
+    temperature.push_back(s.temperature), top_p.push_back(s.top_p), top_k.push_back(s.top_k), seed.push_back(s.seed),
+        step.push_back(s.step);
   }
   kvasir_sample_args args{};
   args.logits = logits.t, args.out = gpu.ints(std::vector<int>(settings.size(), -7));
@@ -71,12 +74,14 @@ void sample(Gpu& gpu, int32_t dtype, int64_t vocab, float scale, bool tied) {
   kvasir_argmax_args best{logits.t, gpu.ints(std::vector<int>(settings.size(), -7))};
   gpu.run(KVASIR_OP_ARGMAX, best);
   const std::vector<int> got = gpu.fetch_ints(args.out), got_best = gpu.fetch_ints(best.out);
-  const std::string of = name_of(dtype) + " vocab " + std::to_string(vocab) + " scale " + std::to_string(scale) + (tied ? " tied" : "");
+  const std::string of =
+      name_of(dtype) + " vocab " + std::to_string(vocab) + " scale " + std::to_string(scale) + (tied ? " tied" : "");
   for (size_t r = 0; r < settings.size(); ++r) {
     double margin = 0;
     const int want = draw(logits, static_cast<int64_t>(r), vocab, settings[r], &margin);
-    expect(got[r] == want || (margin < 1e-6 && got[r] >= 0 && got[r] < vocab),
-           "sample " + of + " row " + std::to_string(r) + ": got " + std::to_string(got[r]) + ", expected " + std::to_string(want));
+    expect(
+        got[r] == want || (margin < 1e-6 && got[r] >= 0 && got[r] < vocab),
+        "sample " + of + " row " + std::to_string(r) + ": got " + std::to_string(got[r]) + ", expected " + std::to_string(want));
     const int top = draw(logits, static_cast<int64_t>(r), vocab, {0, 0, 1, 0, 0}, &margin);
     expect(got_best[r] == top, "argmax " + of + " row " + std::to_string(r));
   }
@@ -100,7 +105,8 @@ void odd_logits(Gpu& gpu) {
 void advance(Gpu& gpu) {
   kvasir_advance_args args{};
   args.page_size = 16;
-  args.kv_len = gpu.ints({0, 15, 16, 40, 95}), args.row_start = gpu.ints({0, 1, 2, 4, 0}), args.page_indices = gpu.ints({7, 3, 9, 5, 1, 2});
+  args.kv_len = gpu.ints({0, 15, 16, 40, 95}), args.row_start = gpu.ints({0, 1, 2, 4, 0}),
+  args.page_indices = gpu.ints({7, 3, 9, 5, 1, 2});
   args.positions = gpu.ints({-7, -7, -7, -7, -7}), args.slot_mapping = gpu.ints({-7, -7, -7, -7, -7});
   args.step = gpu.ints({1, 1, 1, 1, 1}), args.active = gpu.ints({1, 1, 1, 0, 1});
   gpu.run(KVASIR_OP_ADVANCE, args);

@@ -1,0 +1,41 @@
+// What the checks and the timings of the attention driver share.
+#pragma once
+#include "../../cuda/attention/params.h"
+#include "attention_case.h"
+
+namespace kvasir::bench {
+
+inline cuda::Hardware hardware() {
+  cuda::Hardware h;
+  cudaDeviceGetAttribute(&h.sm_count, cudaDevAttrMultiProcessorCount, 0);
+  cudaDeviceGetAttribute(&h.cc_major, cudaDevAttrComputeCapabilityMajor, 0);
+  cudaDeviceGetAttribute(&h.smem_per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0);
+  return h;
+}
+
+// Device memory for partials, poisoned before every use.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { cudaFree(data_); }
+  void* at_least(size_t n) {
+    if (n > bytes_) {
+      cudaFree(data_);
+      check(cudaMalloc(&data_, n), "scratch");
+      bytes_ = n;
+    }
+    if (n > 0) check(cudaMemset(data_, 0xff, n), "scratch poison");
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// Both print what fails and return whether all passed.
+bool check_cases(bool small);
+bool check_laws();
+
+}  // namespace kvasir::bench
