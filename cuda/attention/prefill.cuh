@@ -262,13 +262,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       }
     }
   };
-  // One tile; `between` runs after the product with K (single stage: V arrives, the next K starts).
-  const auto attend = [&](auto masked, int tile, auto between, bool visible) {
+  // What is left of a tile; with two stages that is all of it, so that each way through has its own product with K.
+  const auto attend = [&](auto masked, int tile) {
     constexpr bool kMasked = decltype(masked)::value;
     const uint32_t stage = Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0;
-    if (visible) multiply_scores(stage);
-    between();
-    if (!visible) return;
+    if constexpr (Shape::kStages == 2) multiply_scores(stage);
     if constexpr (kMasked) mask(tile);
     softmax(kMasked);
     multiply_values(stage);
@@ -291,15 +289,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       prepare_keys<T>(p, s, k_tiles + (Shape::kStages == 2 ? (tile & 1) * kTileBytes : 0), tile, s.kv_head);
       __syncthreads();  // all threads: positions, biases and rotated keys are visible
     }
-    const auto between = [&] {
-      if constexpr (Shape::kStages == 1) {
-        cp_async_wait<0>();
-        __syncthreads();  // all threads: V is visible, and nobody reads K any more
-        if (tile > s.tile_begin) load(kK, tile - 1);
-        load_entries<Shape, Source, kExtra>(p, s, tile - 2);
-        cp_async_commit();
-      }
-    };
     const int key0 = tile * kKeys;
     const int first = s.row_position[warp_row], last = s.row_position[warp_row + Shape::kWarpRows - 1];
     const bool ordered = !kExtra || p.page_start == nullptr;
@@ -308,12 +297,22 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
         !(ordered && ((p.causal && key0 > last) || (p.window_left >= 0 && key0 + kKeys - 1 < first - p.window_left)));
     const bool whole = key0 + kKeys <= s.request.kv_len && (!p.causal || key0 + kKeys - 1 <= first) &&
                        (p.window_left < 0 || key0 >= last - p.window_left);
+    const bool masked = kExtra || !whole, seen = masked ? visible : warp_row < s.rows;
+    if constexpr (Shape::kStages == 1) {
+      if (seen) multiply_scores(0);
+      cp_async_wait<0>();
+      __syncthreads();  // all threads: V is visible, and nobody reads K any more
+      if (tile > s.tile_begin) load(kK, tile - 1);
+      load_entries<Shape, Source, kExtra>(p, s, tile - 2);
+      cp_async_commit();
+    }
+    if (!seen) continue;
     if constexpr (kExtra) {
-      attend(std::true_type{}, tile, between, visible);
+      attend(std::true_type{}, tile);
     } else if (whole) {
-      attend(std::false_type{}, tile, between, warp_row < s.rows);
+      attend(std::false_type{}, tile);
     } else {
-      attend(std::true_type{}, tile, between, visible);
+      attend(std::true_type{}, tile);
     }
   }
 
