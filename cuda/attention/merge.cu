@@ -102,8 +102,9 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows_kernel(const __grid_
     state = low;
   }
   if (m.sink != nullptr && !state.empty()) state.merge(SoftmaxState<Natural>::of_lse(m.sink[head]));
-  const float joint = state.lse();
-  if (row_warp == 0 && lane == 0 && m.lse != nullptr) m.lse[token * m.out_lse_token + head * m.out_lse_head] = joint;
+  if (row_warp == 0 && lane == 0 && m.lse != nullptr) m.lse[token * m.out_lse_token + head * m.out_lse_head] = state.lse();
+  // From (max, sum) and not from their lse, which has lost log(sum)'s low bits where it is far from zero.
+  const float inverse = state.empty() ? 0.f : 1.f / state.sum;
 
   const In* const parts = static_cast<const In*>(m.parts) + row * m.part_token + head * m.part_head;
   Out* const out = static_cast<Out*>(m.out) + token * m.out_token + head * m.out_head;
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows_kernel(const __grid_
     for (int base = row_warp; base < m.num_parts; base += 32 * kRowWarps) {
       const int mine = base + lane * kRowWarps;
       const float part_lse = mine < m.num_parts ? lse[mine * m.lse_part] : -INFINITY;
-      const float weight = part_lse == -INFINITY ? 0.f : expf(part_lse - joint);
+      const float weight = part_lse == -INFINITY ? 0.f : expf(part_lse - state.max) * inverse;
       const int here = min(32, (m.num_parts - base + kRowWarps - 1) / kRowWarps);
 #pragma unroll 8
       for (int i = 0; i < here; ++i) {

@@ -3,13 +3,13 @@ import { parseArgs } from "node:util";
 import { type Device, loadModel, openDevice } from "../index.js";
 import { bundledModel, deviceKind, dtypeOption, integerOption, modelFlags, modelHelp, Progress } from "./common.js";
 import { type CacheMode, cacheModes, selectModes } from "./modes.js";
-import { answerTokens, makeRecall, maxFacts, type RecallPlan, runRecall } from "./recall.js";
+import { answerTokens, makeRecall, maxFacts, type RecallPlan, runRecall, usualFacts } from "./recall.js";
 
 const help = `usage: kvasir demo [options]
 
   --context N      tokens of text in a context; default 8192 on the CPU, 30720 on CUDA
-  --questions N    default 32 on the CPU, 112 on CUDA
-  --contexts N     texts over which the questions are spread, at most ${maxFacts} each
+  --questions N    default 64 on the CPU, 112 on CUDA
+  --contexts N     texts over which the questions are spread, ${usualFacts} each by default, at most ${maxFacts}
   --mode LIST      cache modes by commas, or all: ${cacheModes.map(({ name }) => name).join(", ")}; default identity
   --seed S         of facts and places; default 1
 ${modelHelp}`;
@@ -48,11 +48,11 @@ export async function demo(args: readonly string[]): Promise<number> {
   const modes = selectModes(values.mode);
   using device = openDevice(deviceKind(values.device));
   const isGpu = device.backend === "cuda";
-  const questions = integerOption("questions", values.questions, isGpu ? 112 : 32, 1);
+  const questions = integerOption("questions", values.questions, isGpu ? 112 : 64, 1);
   const plan: RecallPlan = {
     contextTokens: integerOption("context", values.context, isGpu ? 30720 : 8192, 128),
     questions,
-    contexts: integerOption("contexts", values.contexts, Math.ceil(questions / maxFacts), 1, questions),
+    contexts: integerOption("contexts", values.contexts, Math.ceil(questions / usualFacts), 1, questions),
     seed: integerOption("seed", values.seed, 1, 0, 0xffffffff),
   };
   const { name } = device.describe();

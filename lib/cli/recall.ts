@@ -24,8 +24,9 @@ export interface RecallPlan {
   seed: number;
 }
 
-/** As many facts as a context had in training. */
+/** As many facts as a context had at most in training, and on average. */
 export const maxFacts = 16;
+export const usualFacts = 8;
 /** Tokens that an answer and its end can take. */
 export const answerTokens = 14;
 /** Characters of text that surely give as many tokens. */

@@ -76,7 +76,13 @@ export function createPageTable(device: Device, options: PageTableOptions, strea
   const starts = options.pageStart && entries("pageStart", options.pageStart, rows, 2 ** 31 - 1);
   const lengths = options.pageLen && entries("pageLen", options.pageLen, rows, pageSize);
   const upload = (values: readonly number[]): Tensor => device.tensor("i32", [values.length], values, streamOption);
-  return new PageTable(upload(firsts), upload(kvLens), upload(flatten(rows)), starts && upload(starts), lengths && upload(lengths));
+  return new PageTable(
+    upload(firsts),
+    upload(kvLens),
+    upload(flatten(rows)),
+    starts && upload(starts),
+    lengths && upload(lengths),
+  );
 }
 
 function checkPageSize(pageSize: number): void {

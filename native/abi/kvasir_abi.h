@@ -1,8 +1,8 @@
 /* The contract between the addon and a compute backend: plain C, no ownership hidden, no exceptions across it.
  *
- * A backend is one static table of functions. The addon loads it, validates every argument through native/contracts, and then calls
- * it; a backend may assume that shapes, dtypes and ranges were checked. Every call is asynchronous on a stream unless it says otherwise,
- * and returns a status together with one sentence in `err`.
+ * A backend is one static table of functions. The addon loads it, validates every argument through native/contracts, and then
+ * calls it; a backend may assume that shapes, dtypes and ranges were checked. Every call is asynchronous on a stream unless it
+ * says otherwise, and returns a status together with one sentence in `err`.
  */
 #ifndef KVASIR_ABI_H
 #define KVASIR_ABI_H
@@ -43,8 +43,8 @@ typedef enum kvasir_dtype {
   KVASIR_I8
 } kvasir_dtype;
 
-/* A view of device memory. Strides are in elements; the innermost stride is 1. rank 0 means "absent" (an optional argument left out);
- * a present tensor may have a zero dimension, and then data may be NULL. */
+/* A view of device memory. Strides are in elements; the innermost stride is 1. rank 0 means "absent" (an optional argument left
+ * out); a present tensor may have a zero dimension, and then data may be NULL. */
 typedef struct kvasir_tensor {
   void* data;
   int32_t dtype;
@@ -53,7 +53,8 @@ typedef struct kvasir_tensor {
   int64_t stride[KVASIR_MAX_RANK];
 } kvasir_tensor;
 
-/* ---- ops: one struct of arguments each; the enum is the index into kvasir_backend.ops ------------------------------------------- */
+/* ---- ops: one struct of arguments each; the enum is the index into kvasir_backend.ops
+ * ------------------------------------------- */
 
 typedef enum kvasir_op_id {
   KVASIR_OP_ATTENTION = 0,
@@ -76,21 +77,22 @@ typedef enum kvasir_op_id {
   KVASIR_OP_COUNT
 } kvasir_op_id;
 
-/* out = softmax(mask(soft_cap(sm_scale · q kᵀ) + log_weight)) v over ragged or paged KV. T = float dtype of q, out, k, v and pages.
+/* out = softmax(mask(soft_cap(sm_scale · q kᵀ) + log_weight)) v over ragged or paged KV. T = float dtype of q, out, k, v and
+ * pages.
  *
- * Requests: `batch` is the number of rows of the KV side. qo_indptr absent: the queries are split evenly. kv_indptr absent: likewise.
- * Positions: key j of a request sits at position j (page_start[e] + offset in the entry when page_start is given); query i sits at
- *   q_start[b] + i, by default kv_len[b] - qo_len[b] + i (bottom-right alignment; rows with negative positions see nothing when causal).
- * A key is visible if it lies in [0, kv_len), inside its entry's page_len, at or before the query's position when causal, and at
- *   position >= query position - window_left when window_left >= 0. No visible key (sinks do not count): out = 0, lse = -inf.
- * Paged KV: head h's K payload of page slot s starts at (char*)pages.data + s * pages.stride[0] * sizeof(T) + page_offsets[h][0] bytes
- *   (V: [h][1]) and is [page_size][head_dim] contiguous. Row r of the table is b, or b * num_kv_heads + h with per_head_rows; its entries
- *   are page_indices[row_start[r] ...], ceil(kv_len[r] / page_size) of them. With page_len, kv_len counts slots of entries, and slot t
- *   of entry e holds a key only if t < page_len[e]. Anything past those bounds may be garbage (NaN, huge indices) and is never read
- *   into a result.
- * log_weight: ragged [total_kv] or [total_kv, num_kv_heads]; paged [entries * page_size], indexed like page_indices.
- * sink: one logit per query head, in the denominator (and in lse) only.
- * k_inv_freq: keys are stored before RoPE; each is rotated on the way in by its position (half-split pairs, k_rope_scale on cos/sin). */
+ * Requests: `batch` is the number of rows of the KV side. qo_indptr absent: the queries are split evenly. kv_indptr absent:
+ * likewise. Positions: key j of a request sits at position j (page_start[e] + offset in the entry when page_start is given);
+ * query i sits at q_start[b] + i, by default kv_len[b] - qo_len[b] + i (bottom-right alignment; rows with negative positions see
+ * nothing when causal). A key is visible if it lies in [0, kv_len), inside its entry's page_len, at or before the query's
+ * position when causal, and at position >= query position - window_left when window_left >= 0. No visible key (sinks do not
+ * count): out = 0, lse = -inf. Paged KV: head h's K payload of page slot s starts at (char*)pages.data + s * pages.stride[0] *
+ * sizeof(T) + page_offsets[h][0] bytes (V: [h][1]) and is [page_size][head_dim] contiguous. Row r of the table is b, or b *
+ * num_kv_heads + h with per_head_rows; its entries are page_indices[row_start[r] ...], ceil(kv_len[r] / page_size) of them. With
+ * page_len, kv_len counts slots of entries, and slot t of entry e holds a key only if t < page_len[e]. Anything past those bounds
+ * may be garbage (NaN, huge indices) and is never read into a result. log_weight: ragged [total_kv] or [total_kv, num_kv_heads];
+ * paged [entries * page_size], indexed like page_indices. sink: one logit per query head, in the denominator (and in lse) only.
+ * k_inv_freq: keys are stored before RoPE; each is rotated on the way in by its position (half-split pairs, k_rope_scale on
+ * cos/sin). */
 typedef struct kvasir_attention_args {
   kvasir_tensor q;            /* [total_q, num_qo_heads, head_dim] T */
   kvasir_tensor out;          /* [total_q, num_qo_heads, head_dim] T */
@@ -116,11 +118,12 @@ typedef struct kvasir_attention_args {
   int32_t page_size;          /* paged: tokens, a multiple of 16 in 16..256 */
   int32_t causal;
   int32_t per_head_rows;
-  int32_t batch_invariant;    /* a request's bits depend on that request alone */
-  int32_t num_splits;         /* 0: chosen by the backend */
+  int32_t batch_invariant; /* a request's bits depend on that request alone */
+  int32_t num_splits;      /* 0: chosen by the backend */
 } kvasir_attention_args;
 
-/* (out, lse) = the one merge operator over partial attention results: lse = logsumexp_p lse_p, out = sum_p exp(lse_p - lse) out_p. */
+/* (out, lse) = the one merge operator over partial attention results: lse = logsumexp_p lse_p, out = sum_p exp(lse_p - lse)
+ * out_p. */
 typedef struct kvasir_merge_args {
   kvasir_tensor parts;     /* [num_parts, total_q, num_qo_heads, head_dim] T or f32 */
   kvasir_tensor parts_lse; /* [num_parts, total_q, num_qo_heads] f32 */
@@ -140,10 +143,11 @@ typedef struct kvasir_append_args {
   kvasir_tensor inv_freq;     /* optional [rotary_dim / 2] f32; absent: no rotation */
   float rope_scale;           /* multiplies cos and sin (yarn); default 1 */
   int32_t page_size;
-  int32_t store_rotated;      /* default 1; 0: keys go in before RoPE (q is rotated all the same) */
+  int32_t store_rotated; /* default 1; 0: keys go in before RoPE (q is rotated all the same) */
 } kvasir_append_args;
 
-/* x rotated in place: (x_i, x_{i + r/2}) by angle float(position) * inv_freq[i], product rounded to f32, for i < rotary_dim / 2. */
+/* x rotated in place: (x_i, x_{i + r/2}) by angle float(position) * inv_freq[i], product rounded to f32, for i < rotary_dim / 2.
+ */
 typedef struct kvasir_rope_args {
   kvasir_tensor x;         /* [total, heads, head_dim] T, in and out */
   kvasir_tensor positions; /* [total] i32 */
@@ -151,7 +155,8 @@ typedef struct kvasir_rope_args {
   float rope_scale;        /* default 1 */
 } kvasir_rope_args;
 
-/* out = x / sqrt(mean(x²) + eps) * weight over the last dimension; with residual: residual += x first (in place), then its norm. */
+/* out = x / sqrt(mean(x²) + eps) * weight over the last dimension; with residual: residual += x first (in place), then its norm.
+ */
 typedef struct kvasir_rms_norm_args {
   kvasir_tensor x;        /* [rows, hidden] T */
   kvasir_tensor weight;   /* [hidden] T */
@@ -173,10 +178,10 @@ typedef struct kvasir_embedding_args {
 
 /* out = x · weightᵀ + bias, accumulated in f32. */
 typedef struct kvasir_linear_args {
-  kvasir_tensor x;      /* [rows, in_features] T */
-  kvasir_tensor weight; /* [out_features, in_features] T */
-  kvasir_tensor bias;   /* optional [out_features] T */
-  kvasir_tensor out;    /* [rows, out_features] T or f32 */
+  kvasir_tensor x;         /* [rows, in_features] T */
+  kvasir_tensor weight;    /* [out_features, in_features] T */
+  kvasir_tensor bias;      /* optional [out_features] T */
+  kvasir_tensor out;       /* [rows, out_features] T or f32 */
   int32_t batch_invariant; /* a row's bits do not depend on the number of rows */
 } kvasir_linear_args;
 
@@ -185,9 +190,9 @@ typedef struct kvasir_argmax_args {
   kvasir_tensor out;    /* [rows] i32; ties go to the lowest index */
 } kvasir_argmax_args;
 
-/* Temperature, then top-k, then top-p, then one draw by u = philox(seed[r], step[r]). Absent vectors: temperature 1, top_k off, top_p 1,
- * seed 0, step 0. temperature 0 is argmax. top_k <= 0: off. The kept set of top-p is the smallest prefix, in order of falling
- * probability (ties by index), whose mass reaches top_p; the draw walks that order. */
+/* Temperature, then top-k, then top-p, then one draw by u = philox(seed[r], step[r]). Absent vectors: temperature 1, top_k off,
+ * top_p 1, seed 0, step 0. temperature 0 is argmax. top_k <= 0: off. The kept set of top-p is the smallest prefix, in order of
+ * falling probability (ties by index), whose mass reaches top_p; the draw walks that order. */
 typedef struct kvasir_sample_args {
   kvasir_tensor logits;      /* [rows, vocab] float */
   kvasir_tensor temperature; /* optional [rows] f32 */
@@ -199,8 +204,8 @@ typedef struct kvasir_sample_args {
 } kvasir_sample_args;
 
 /* Reserves one token per row, on the device, so that a recorded decode step needs no host: for each row with active != 0
- * pos = kv_len; positions = pos; slot_mapping = page_indices[row_start + pos / page_size] * page_size + pos % page_size; kv_len = pos + 1;
- * step += 1. Inactive rows: positions = 0, slot_mapping = -1, nothing else changes. */
+ * pos = kv_len; positions = pos; slot_mapping = page_indices[row_start + pos / page_size] * page_size + pos % page_size; kv_len =
+ * pos + 1; step += 1. Inactive rows: positions = 0, slot_mapping = -1, nothing else changes. */
 typedef struct kvasir_advance_args {
   kvasir_tensor kv_len;       /* [rows] i32, in and out */
   kvasir_tensor row_start;    /* [rows] i32 */
@@ -237,27 +242,28 @@ typedef struct kvasir_probe_read_args {
   kvasir_tensor out; /* [1] i32: xor of the 32-bit words, so that no read can be left out */
 } kvasir_probe_read_args;
 
-/* Keeps every core's f32 multiply-add units busy: the FMA ceiling. out[0] = number of floating-point operations done (2 per multiply-add),
- * in units of 2^20. CPU only. */
+/* Keeps every core's f32 multiply-add units busy: the FMA ceiling. out[0] = number of floating-point operations done (2 per
+ * multiply-add), in units of 2^20. CPU only. */
 typedef struct kvasir_probe_fma_args {
   kvasir_tensor out;  /* [1] i32 */
   int32_t iterations; /* rounds of 2^20 vector multiply-adds per thread */
 } kvasir_probe_fma_args;
 
-/* ---- devices, memory, streams ---------------------------------------------------------------------------------------------------- */
+/* ---- devices, memory, streams
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct kvasir_device kvasir_device;
 typedef struct kvasir_stream kvasir_stream;
 typedef struct kvasir_program kvasir_program;
 
 typedef struct kvasir_device_info {
-  char name[128];         /* "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ..." */
-  char isa[64];           /* cpu: "avx512_bf16" | "avx512" | "avx2" | "portable"; cuda: "sm_90" */
+  char name[128]; /* "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ..." */
+  char isa[64];   /* cpu: "avx512_bf16" | "avx512" | "avx2" | "portable"; cuda: "sm_90" */
   int64_t total_bytes;
   int32_t multiprocessors; /* cuda: SMs; cpu: threads */
   int32_t driver_version;  /* cuda: as cudaDriverGetVersion; cpu: 0 */
   int32_t runtime_version;
-  int32_t has_blas;        /* cuda: cuBLASLt was found */
+  int32_t has_blas; /* cuda: cuBLASLt was found */
   int64_t l2_bytes;
 } kvasir_device_info;
 
@@ -269,9 +275,11 @@ typedef struct kvasir_device_options {
 
 typedef struct kvasir_op {
   const char* name;
-  /* Scratch bytes that enqueue needs for these arguments; NULL: none. Depends on shapes and scalars only, never on device data. */
+  /* Scratch bytes that enqueue needs for these arguments; NULL: none. Depends on shapes and scalars only, never on device data.
+   */
   size_t (*workspace)(kvasir_device*, const void* args);
-  /* NULL: this backend does not have the op. `workspace` is 256-byte aligned and stays valid until the stream has passed the op. */
+  /* NULL: this backend does not have the op. `workspace` is 256-byte aligned and stays valid until the stream has passed the op.
+   */
   kvasir_status (*enqueue)(kvasir_stream*, const void* args, void* workspace, size_t workspace_bytes, kvasir_error*);
 } kvasir_op;
 
@@ -303,12 +311,15 @@ typedef struct kvasir_backend {
   void (*stream_destroy)(kvasir_stream*); /* waits for the stream */
   /* Blocks the calling thread: for tests, teardown and benches only. */
   kvasir_status (*stream_synchronize)(kvasir_stream*, kvasir_error*);
-  /* Calls fn(user, status, text) once the stream got there, from a thread of the backend; it must be short and call no backend function. */
-  kvasir_status (*stream_callback)(kvasir_stream*, void (*fn)(void* user, kvasir_status, const char* text), void* user, kvasir_error*);
+  /* Calls fn(user, status, text) once the stream got there, from a thread of the backend; it must be short and call no backend
+   * function. */
+  kvasir_status (*stream_callback)(kvasir_stream*, void (*fn)(void* user, kvasir_status, const char* text), void* user,
+                                   kvasir_error*);
 
   /* Host memory may be any memory (not only pinned) and must stay valid and unchanged until the stream has passed the copy.
-   * None of these blocks the caller, whatever the size. settled != 0: the source holds its bytes already at the call, so that small ones
-   * may travel with it; 0: earlier work of the stream may still write them, and they are read when the stream gets there. */
+   * None of these blocks the caller, whatever the size. settled != 0: the source holds its bytes already at the call, so that
+   * small ones may travel with it; 0: earlier work of the stream may still write them, and they are read when the stream gets
+   * there. */
   kvasir_status (*copy_in)(kvasir_stream*, void* dst, const void* host_src, size_t bytes, int32_t settled, kvasir_error*);
   kvasir_status (*copy_out)(kvasir_stream*, void* host_dst, const void* src, size_t bytes, kvasir_error*);
   kvasir_status (*copy)(kvasir_stream*, void* dst, const void* src, size_t bytes, kvasir_error*); /* within the device */
@@ -321,8 +332,8 @@ typedef struct kvasir_backend {
   kvasir_status (*flag_write)(kvasir_stream*, uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);
   kvasir_status (*flag_wait)(kvasir_stream*, const uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);
 
-  /* Between begin and end, work enqueued on the stream is recorded and not executed. stream_callback, copy_in and copy_out are refused
-   * there with KVASIR_UNSUPPORTED. */
+  /* Between begin and end, work enqueued on the stream is recorded and not executed. stream_callback, copy_in and copy_out are
+   * refused there with KVASIR_UNSUPPORTED. */
   kvasir_status (*record_begin)(kvasir_stream*, kvasir_error*);
   kvasir_status (*record_end)(kvasir_stream*, kvasir_program**, kvasir_error*);
   kvasir_status (*program_launch)(kvasir_program*, kvasir_stream*, kvasir_error*);

@@ -44,7 +44,7 @@ class FileRange {
   void open_file() {
     file_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     if (file_ < 0) return fail(kInvalidArgument, path_ + " could not be opened: " + std::strerror(errno) + ".");
-    struct stat status{};
+    struct stat status {};
     if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) return fail(kInvalidArgument, path_ + " is not a regular file.");
     const uint64_t size = static_cast<uint64_t>(status.st_size);
     if (offset_ <= size && bytes_ <= size - offset_) return;

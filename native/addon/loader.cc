@@ -21,7 +21,7 @@ Loaded load_cuda() {
   const std::string own = addon.dli_fname;
   const size_t slash = own.find_last_of('/');
   const std::string path = (slash == std::string::npos ? std::string() : own.substr(0, slash + 1)) + kCudaLibrary;
-  struct stat status{};
+  struct stat status {};
   if (stat(path.c_str(), &status) != 0) return refuse("There is no " + path + ": this build has the CPU backend only.");
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return refuse("The CUDA library does not load: " + std::string(dlerror()) + ".");

@@ -140,7 +140,8 @@ class Match {
 #if defined(__GNUC__)
   __attribute__((format(printf, 3, 4)))
 #endif
-  Match& expect(bool condition, const char* format, ...) {
+  Match&
+  expect(bool condition, const char* format, ...) {
     if (!ok() || condition) return *this;
     status_ = KVASIR_INVALID_ARGUMENT;
     if (err_ != nullptr) {

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al., SC 2011): a counter-based generator, so that a draw is a pure function of (seed, step) and both backends
-// sample the same token.
+// Philox4x32-10 (Salmon et al., SC 2011): a counter-based generator, so that a draw is a pure function of (seed, step) and both
+// backends sample the same token.
 #pragma once
 #include <cstdint>
 

@@ -10,7 +10,8 @@ namespace kvasir {
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-inline kvasir_status fail(kvasir_error* err, kvasir_status status, const char* format, ...) {
+inline kvasir_status
+fail(kvasir_error* err, kvasir_status status, const char* format, ...) {
   if (err != nullptr) {
     va_list args;
     va_start(args, format);

@@ -1,5 +1,5 @@
-// Every op of the CPU backend: what it needs and how it runs. The backend turns these into the ABI's op table, queues them on streams
-// and records them in programs; an op itself is a plain synchronous function on the stream's worker thread.
+// Every op of the CPU backend: what it needs and how it runs. The backend turns these into the ABI's op table, queues them on
+// streams and records them in programs; an op itself is a plain synchronous function on the stream's worker thread.
 #pragma once
 #include "../abi/kvasir_abi.h"
 #include "isa.h"
@@ -9,8 +9,8 @@ namespace kvasir::cpu {
 
 struct Context {
   ThreadPool& pool;
-  Isa isa;           // the instruction set to use, chosen once per device (KVASIR_ISA lowers it, for tests)
-  void* workspace;   // as large as the op's workspace query asked
+  Isa isa;          // the instruction set to use, chosen once per device (KVASIR_ISA lowers it, for tests)
+  void* workspace;  // as large as the op's workspace query asked
 };
 
 // workspace queries get the number of threads; they depend on shapes and scalars only.

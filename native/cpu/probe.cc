@@ -1,5 +1,5 @@
-// The two ceilings that benches divide by, measured with the same pool and instruction sets as the kernels: streaming reads of memory,
-// and f32 multiply-adds from registers.
+// The two ceilings that benches divide by, measured with the same pool and instruction sets as the kernels: streaming reads of
+// memory, and f32 multiply-adds from registers.
 #include <atomic>
 #include <cstring>
 
@@ -12,38 +12,38 @@ namespace {
 constexpr int kChains = 12;  // independent accumulators: latency 4 x 2 units, with room
 constexpr int64_t kRound = int64_t{1} << 20;
 
-// One vector width's loops. Compiled per instruction set by the target attribute of the functions that instantiate the macro: GCC's vector
-// extensions pick the registers, and contraction makes multiply-add one instruction where the set has it.
-#define KVASIR_PROBE(NAME, TARGET, BYTES)                                                                              \
-  TARGET void fma_##NAME(int iterations, float* sink) {                                                                \
-    typedef float Vector __attribute__((vector_size(BYTES)));                                                          \
-    Vector acc[kChains], a, b;                                                                                         \
-    for (int lane = 0; lane < BYTES / 4; ++lane) a[lane] = 0.999f + *sink, b[lane] = 1e-3f;                            \
-    for (int c = 0; c < kChains; ++c) acc[c] = a + static_cast<float>(c);                                              \
-    for (int64_t i = 0, n = iterations * (kRound / kChains); i < n; ++i) {                                             \
-      _Pragma("GCC unroll 12") for (int c = 0; c < kChains; ++c) acc[c] = acc[c] * a + b;                              \
-    }                                                       \
-    for (int c = 1; c < kChains; ++c) acc[0] += acc[c];                                                                \
-    *sink = acc[0][0];                                                                                                 \
-  }                                                                                                                    \
-  TARGET uint32_t read_##NAME(const char* p, int64_t bytes) {                                                          \
-    typedef uint32_t Vector __attribute__((vector_size(BYTES), may_alias, aligned(4)));                                \
-    Vector acc[8] = {};                                                                                                \
-    int64_t i = 0;                                                                                                     \
-    for (; i + 8 * BYTES <= bytes; i += 8 * BYTES) {                                                                   \
-      __builtin_prefetch(p + i + 4096);                                                                                \
-      __builtin_prefetch(p + i + 4096 + 4 * BYTES);                                                                    \
-      for (int c = 0; c < 8; ++c) acc[c] ^= *reinterpret_cast<const Vector*>(p + i + c * BYTES);                       \
-    }                                                                                                                  \
-    for (int c = 1; c < 8; ++c) acc[0] ^= acc[c];                                                                      \
-    uint32_t folded = 0;                                                                                               \
-    for (int lane = 0; lane < BYTES / 4; ++lane) folded ^= acc[0][lane];                                               \
-    for (; i + 4 <= bytes; i += 4) {                                                                                   \
-      uint32_t word;                                                                                                   \
-      memcpy(&word, p + i, 4);                                                                                         \
-      folded ^= word;                                                                                                  \
-    }                                                                                                                  \
-    return folded;                                                                                                     \
+// One vector width's loops. Compiled per instruction set by the target attribute of the functions that instantiate the macro:
+// GCC's vector extensions pick the registers, and contraction makes multiply-add one instruction where the set has it.
+#define KVASIR_PROBE(NAME, TARGET, BYTES)                                                        \
+  TARGET void fma_##NAME(int iterations, float* sink) {                                          \
+    typedef float Vector __attribute__((vector_size(BYTES)));                                    \
+    Vector acc[kChains], a, b;                                                                   \
+    for (int lane = 0; lane < BYTES / 4; ++lane) a[lane] = 0.999f + *sink, b[lane] = 1e-3f;      \
+    for (int c = 0; c < kChains; ++c) acc[c] = a + static_cast<float>(c);                        \
+    for (int64_t i = 0, n = iterations * (kRound / kChains); i < n; ++i) {                       \
+      _Pragma("GCC unroll 12") for (int c = 0; c < kChains; ++c) acc[c] = acc[c] * a + b;        \
+    }                                                                                            \
+    for (int c = 1; c < kChains; ++c) acc[0] += acc[c];                                          \
+    *sink = acc[0][0];                                                                           \
+  }                                                                                              \
+  TARGET uint32_t read_##NAME(const char* p, int64_t bytes) {                                    \
+    typedef uint32_t Vector __attribute__((vector_size(BYTES), may_alias, aligned(4)));          \
+    Vector acc[8] = {};                                                                          \
+    int64_t i = 0;                                                                               \
+    for (; i + 8 * BYTES <= bytes; i += 8 * BYTES) {                                             \
+      __builtin_prefetch(p + i + 4096);                                                          \
+      __builtin_prefetch(p + i + 4096 + 4 * BYTES);                                              \
+      for (int c = 0; c < 8; ++c) acc[c] ^= *reinterpret_cast<const Vector*>(p + i + c * BYTES); \
+    }                                                                                            \
+    for (int c = 1; c < 8; ++c) acc[0] ^= acc[c];                                                \
+    uint32_t folded = 0;                                                                         \
+    for (int lane = 0; lane < BYTES / 4; ++lane) folded ^= acc[0][lane];                         \
+    for (; i + 4 <= bytes; i += 4) {                                                             \
+      uint32_t word;                                                                             \
+      memcpy(&word, p + i, 4);                                                                   \
+      folded ^= word;                                                                            \
+    }                                                                                            \
+    return folded;                                                                               \
   }
 
 #if defined(__x86_64__)
