@@ -71,7 +71,7 @@ describe("wrong usage", () => {
     [["--questions", "many"], /--questions is "many", expected a number of at least 1/],
     [["--questions", "2.5"], /--questions is 2\.5, expected an integer/],
     [["--questions", "40", "--contexts", "2"], /40 questions in 2 contexts, expected at most 16 each; raise --contexts/],
-    [["--context", "400", "--questions", "16"], /--context is 400, expected room for 16 facts/],
+    [["--context", "400", "--questions", "16", "--contexts", "1"], /--context is 400, expected room for 16 facts/],
     [["--device", "gpu"], /kind is "gpu", expected "cpu", "cuda"/],
   ])("demo %j", async (args, message) => {
     await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [message], demo(["--device", "cpu", ...args]));
