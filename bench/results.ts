@@ -1,6 +1,6 @@
 /** The shape of what a bench run leaves in bench/results/<device>/<suite>.json, and where it goes. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { hostname, loadavg } from "node:os";
+import { cpus, loadavg, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { execFileSync } from "node:child_process";
@@ -81,7 +81,7 @@ export function describeRun(suite: string, device: Device, ceilings: Record<stri
   return {
     suite,
     device: info.name,
-    host: hostname(),
+    host: `${cpus().length} x ${cpus()[0]?.model ?? "unknown CPU"}, ${Math.round(totalmem() / 2 ** 30)} GiB`,
     driver: versionText(info.driverVersion),
     cuda: versionText(info.runtimeVersion),
     clocks,
