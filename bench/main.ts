@@ -2,7 +2,7 @@
 import { parseArgs } from "node:util";
 import { openDevice } from "../lib/index.js";
 import { measureCeilings } from "./ceilings.js";
-import { type Row, type SuiteResult, describeRun, saveResult } from "./results.js";
+import { describeRun, errorText, peerText, type Row, rateText, type SuiteResult, saveResult, shapeText } from "./results.js";
 import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
 import { execution } from "./suites/execution.js";
@@ -10,26 +10,16 @@ import { execution } from "./suites/execution.js";
 const suites = { attention_prefill: attentionPrefill, attention_decode: attentionDecode, execution } as const;
 type SuiteName = keyof typeof suites;
 
-const shapeText = ({ shape: s }: Row): string =>
-  `b${s.batch} q${s.qoLen} k${s.kvLen} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
-
 export function rowText(row: Row): string {
-  const rate =
-    row.tflops !== undefined
-      ? `${row.tflops.toFixed(2)} TFLOP/s`
-      : row.gb_per_s !== undefined
-        ? `${row.gb_per_s.toFixed(1)} GB/s`
-        : "";
-  const peers = Object.entries(row.peers).map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}x`);
   return [
     `${row.op} ${row.variant}`.padEnd(28),
     row.dtype.padEnd(5),
     shapeText(row).padEnd(38),
     `${row.median_us.toFixed(1)} us`.padStart(13),
-    rate.padStart(16),
+    rateText(row).padStart(16),
     `${(100 * row.share_of_ceiling).toFixed(1)} %`.padStart(8),
-    `err ${row.max_abs_err.toExponential(1)}${row.pass ? "" : " FAIL"}`,
-    peers.join(" "),
+    `err ${errorText(row)}`,
+    peerText(row),
   ].join("  ");
 }
 

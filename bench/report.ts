@@ -3,7 +3,7 @@
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type Row, type SuiteResult, loadResult, resultsFolder } from "./results.js";
+import { errorText, loadResult, peerText, type Row, rateText, resultsFolder, type SuiteResult, shapeText } from "./results.js";
 import { type Series, escapeText, lineChart } from "./svg.js";
 
 /** Every suite file below bench/results. */
@@ -110,30 +110,20 @@ function table(result: SuiteResult): string {
     "peers (their time / ours)",
     "max error",
   ];
-  const rows = result.rows.map((row) => {
-    const s = row.shape;
-    const rate =
-      row.tflops !== undefined
-        ? `${row.tflops.toFixed(2)} TFLOP/s`
-        : row.gb_per_s !== undefined
-          ? `${row.gb_per_s.toFixed(1)} GB/s`
-          : "";
-    const peers = Object.entries(row.peers).map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}`);
-    return [
-      row.op,
-      row.variant,
-      `B${s.batch} q${s.qoLen} kv${s.kvLen} ${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` page ${s.pageSize}`}`,
-      row.dtype,
-      row.median_us.toFixed(1),
-      row.p5_us.toFixed(1),
-      row.p95_us.toFixed(1),
-      String(row.samples),
-      rate,
-      `${(100 * row.share_of_ceiling).toFixed(1)} %`,
-      peers.join(", "),
-      `${row.max_abs_err.toExponential(1)}${row.pass ? "" : " FAIL"}`,
-    ];
-  });
+  const rows = result.rows.map((row) => [
+    row.op,
+    row.variant,
+    shapeText(row),
+    row.dtype,
+    row.median_us.toFixed(1),
+    row.p5_us.toFixed(1),
+    row.p95_us.toFixed(1),
+    String(row.samples),
+    rateText(row),
+    `${(100 * row.share_of_ceiling).toFixed(1)} %`,
+    peerText(row),
+    errorText(row),
+  ]);
   const cells = (tag: string, values: readonly string[]): string =>
     `<tr>${values.map((value) => `<${tag}>${escapeText(value)}</${tag}>`).join("")}</tr>`;
   return `<table>${cells("th", head)}${rows.map((row) => cells("td", row)).join("")}</table>`;

@@ -107,3 +107,19 @@ export function saveResult(device: Device, result: SuiteResult): string {
 }
 
 export const loadResult = (path: string): SuiteResult => JSON.parse(readFileSync(path, "utf8")) as SuiteResult;
+
+export const shapeText = ({ shape: s }: Row): string =>
+  `b${s.batch} q${s.qoLen} k${s.kvLen} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
+
+export function rateText(row: Row): string {
+  if (row.tflops !== undefined) return `${row.tflops.toFixed(2)} TFLOP/s`;
+  return row.gb_per_s === undefined ? "" : `${row.gb_per_s.toFixed(1)} GB/s`;
+}
+
+/** Each peer's time over ours. */
+export const peerText = (row: Row): string =>
+  Object.entries(row.peers)
+    .map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}`)
+    .join(", ");
+
+export const errorText = (row: Row): string => `${row.max_abs_err.toExponential(1)}${row.pass ? "" : " FAIL"}`;
