@@ -1,17 +1,20 @@
 /** What the machine can do, measured in the same run as the kernels: the denominators of every share a bench reports. */
 import { type Device, linear, probeFma, probeRead } from "../lib/index.js";
 import { measure } from "./harness.js";
-import { normals } from "./data.js";
+import { Pattern } from "./data.js";
 
 const GB = 1e9;
 
-/** GB/s of reading memory once, with more bytes than any cache holds. */
-export async function readBandwidth(device: Device): Promise<number> {
-  const bytes = device.backend === "cuda" ? 4 * 2 ** 30 : 2 ** 30;
+/** GB/s of reading memory once, with more bytes than any cache holds; nodes of a program, as the kernels are timed. */
+export async function readBandwidth(device: Device, repeats = 15): Promise<number> {
+  const [bytes, nodes] = device.backend === "cuda" ? [4 * 2 ** 30, 4] : [2 ** 30, 1];
   using x = device.empty("u8", [bytes]);
   using out = device.empty("i32", [1]);
   x.fill(7);
-  const timing = await measure("read", device.stream, () => probeRead(device.stream, { x, out }), { repeats: 15 });
+  using program = device.stream.program(() => {
+    for (let i = 0; i < nodes; i++) probeRead(device.stream, { x, out });
+  });
+  const timing = await measure("read", device.stream, () => device.stream.launch(program), { repeats, nodes });
   return bytes / GB / (timing.median_us / 1e6);
 }
 
@@ -36,9 +39,9 @@ export async function fmaPeak(device: Device): Promise<number> {
 
 /** TFLOP/s of a bf16 matrix product n x n x n on random data through `linear`. */
 export async function gemmRate(device: Device, n: number): Promise<number> {
-  const values = normals(n * n, 11);
-  using x = device.tensor("bf16", [n, n], values);
-  using weight = device.tensor("bf16", [n, n], values.reverse());
+  const pattern = await Pattern.create(device, "bf16", 11);
+  using x = await pattern.tensor(device, [n, n]);
+  using weight = await pattern.tensor(device, [n, n], 1_000_003);
   using out = device.empty("bf16", [n, n]);
   const timing = await measure("gemm", device.stream, () => linear(device.stream, { x, weight, out }), { repeats: 15 });
   return (2 * n ** 3) / 1e12 / (timing.median_us / 1e6);

@@ -16,8 +16,10 @@ export interface MeasureOptions {
   warmup?: number;
   /** The stamped work holds this many equal nodes; times are divided by it. */
   nodes?: number;
-  /** Stop early once this much time was spent and 5 samples are in (CPU suites); milliseconds. */
+  /** Stop early once this much time was spent and `least` samples are in; milliseconds. */
   budgetMs?: number;
+  /** Samples that are taken whatever they cost (default 5). */
+  least?: number;
 }
 
 const quantile = (sorted: readonly number[], q: number): number => {
@@ -37,6 +39,32 @@ export function summarise(samplesUs: readonly number[]): Timing {
   };
 }
 
+/** Microseconds a node of what `enqueue` puts on the stream, between two stamps. */
+async function stamped(stream: Stream, enqueue: () => void, nodes: number): Promise<number> {
+  stream.stamp(0);
+  enqueue();
+  stream.stamp(1);
+  await stream.finished();
+  return stream.elapsedMicroseconds(0, 1) / nodes;
+}
+
+/** Medians of several bodies of `nodes` equal nodes each, timed in turns, so that a drift of the clocks meets all of them alike. */
+export async function measureInTurns(
+  stream: Stream,
+  bodies: readonly (() => void)[],
+  nodes: number,
+  repeats = 30,
+): Promise<number[]> {
+  const samples: number[][] = bodies.map(() => []);
+  for (let i = -1; i < repeats; i++) {
+    for (const [b, body] of bodies.entries()) {
+      const us = await stamped(stream, body, nodes);
+      if (i >= 0) samples[b]?.push(us); // the first round warms up
+    }
+  }
+  return samples.map((us) => summarise(us).median_us);
+}
+
 /** Times what `enqueue(i)` puts on the stream; `i` rises so that the caller can rotate its buffers beyond the caches. */
 export async function measure(
   name: string,
@@ -44,15 +72,9 @@ export async function measure(
   enqueue: (i: number) => void,
   options: MeasureOptions = {},
 ): Promise<Timing> {
-  const { repeats = 30, warmup = 3, nodes = 1, budgetMs = Number.POSITIVE_INFINITY } = options;
+  const { repeats = 30, warmup = 3, nodes = 1, budgetMs = Number.POSITIVE_INFINITY, least = 5 } = options;
   let i = 0;
-  const once = async (): Promise<number> => {
-    stream.stamp(0);
-    enqueue(i++);
-    stream.stamp(1);
-    await stream.finished();
-    return stream.elapsedMicroseconds(0, 1) / nodes;
-  };
+  const once = (): Promise<number> => stamped(stream, () => enqueue(i++), nodes);
   for (let w = 0; w < warmup; w++) await once();
   const samplesUs: number[] = [];
   const begin = performance.now();
@@ -68,7 +90,7 @@ export async function measure(
   bench.add(name, async () => {
     const us = await once();
     samplesUs.push(us);
-    if (samplesUs.length >= 5 && performance.now() - begin > budgetMs) stopAt.abort();
+    if (samplesUs.length >= least && performance.now() - begin > budgetMs) stopAt.abort();
     return { overriddenDuration: us / 1000 };
   });
   await bench.run();

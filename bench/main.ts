@@ -1,14 +1,46 @@
-/** `kvasir bench [suite ...] [--device cpu|cuda] [--json]`: runs suites, prints a table, and writes bench/results/<device>/<suite>.json. */
+/** `kvasir bench [suite ...] [--device cpu|cuda] [--json]`: runs suites, prints a table, and writes bench/results/<device>/<suite>.json.
+ * attention_decode also takes `--only text`, for the cells whose name contains the text, and `--no-peers`, which leaves PyTorch out;
+ * either is a part of a run and writes no file. */
 import { parseArgs } from "node:util";
-import { openDevice } from "../lib/index.js";
+import { type Device, openDevice } from "../lib/index.js";
 import { measureCeilings } from "./ceilings.js";
-import { describeRun, errorText, peerText, type Row, rateText, type SuiteResult, saveResult, shapeText } from "./results.js";
+import {
+  describeRun,
+  errorText,
+  figureText,
+  missedText,
+  peerText,
+  type Row,
+  rateText,
+  reachedText,
+  type SuiteOptions,
+  type SuiteResult,
+  saveResult,
+  shapeText,
+  type Target,
+  wantedText,
+} from "./results.js";
 import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
+import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
 
-const suites = { attention_prefill: attentionPrefill, attention_decode: attentionDecode, execution } as const;
+type Suite = (
+  device: Device,
+  ceilings: Record<string, number>,
+  report: (row: Row) => void,
+  options: SuiteOptions,
+) => Promise<void>;
+
+const suites = {
+  attention_prefill: attentionPrefill,
+  attention_decode: attentionDecode,
+  decode_step: decodeStep,
+  execution,
+} as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
+/** The suites that can be run in part. */
+const selective: readonly SuiteName[] = ["attention_decode"];
 
 export function rowText(row: Row): string {
   return [
@@ -20,7 +52,19 @@ export function rowText(row: Row): string {
     `${(100 * row.share_of_ceiling).toFixed(1)} %`.padStart(8),
     `err ${errorText(row)}`,
     peerText(row),
+    figureText(row),
+    missedText(row),
   ].join("  ");
+}
+
+/** What was to be reached, one line each. */
+export function summaryText(summary: readonly Target[]): string {
+  const width = Math.max(0, ...summary.map(({ name }) => name.length));
+  const lines = summary.map((target) => {
+    const columns = [target.name.padEnd(width), reachedText(target).padStart(9), wantedText(target).padStart(9)];
+    return [...columns, target.met ? "" : "missed"].join("  ").trimEnd();
+  });
+  return lines.map((line) => `${line}\n`).join("");
 }
 
 /** Runs the named suites (all by default) and returns the process's exit code: 1 when a result was wrong. */
@@ -28,7 +72,12 @@ export async function runBench(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { device: { type: "string" }, json: { type: "boolean", default: false } },
+    options: {
+      device: { type: "string" },
+      json: { type: "boolean", default: false },
+      only: { type: "string" },
+      "no-peers": { type: "boolean", default: false },
+    },
   });
   const names = (positionals.length > 0 ? positionals : Object.keys(suites)) as SuiteName[];
   const unknown = names.find((name) => !(name in suites));
@@ -36,16 +85,31 @@ export async function runBench(args: readonly string[]): Promise<number> {
     process.stderr.write(`unknown suite "${unknown}"; there are: ${Object.keys(suites).join(", ")}\n`);
     return 2;
   }
+  const partial = values.only !== undefined || values["no-peers"];
+  if (partial && !names.every((name) => selective.includes(name))) {
+    process.stderr.write(`--only and --no-peers go with ${selective.join(", ")}\n`);
+    return 2;
+  }
   using device = openDevice(values.device as "cpu" | "cuda" | undefined);
   const ceilings = await measureCeilings(device);
   const results: SuiteResult[] = [];
   for (const name of names) {
     const result = describeRun(name, device, ceilings);
-    await suites[name](device, ceilings, (row) => {
+    const options: SuiteOptions = {
+      only: values.only,
+      withPeers: !values["no-peers"],
+      conclude: (summary) => {
+        result.summary = summary;
+      },
+    };
+    const suite: Suite = suites[name];
+    const take = (row: Row): void => {
       result.rows.push(row);
       process.stderr.write(`${rowText(row)}\n`);
-    });
-    process.stderr.write(`wrote ${saveResult(device, result)}\n`);
+    };
+    await suite(device, ceilings, take, options);
+    process.stderr.write(summaryText(result.summary ?? []));
+    if (!partial) process.stderr.write(`wrote ${saveResult(device, result)}\n`);
     results.push(result);
   }
   if (values.json) process.stdout.write(`${JSON.stringify(results)}\n`);

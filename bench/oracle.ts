@@ -2,11 +2,11 @@
 
 export interface OracleRow {
   /** The query row, head_dim values. */
-  q: ArrayLike<number>;
-  /** Element e of key (or value) j. */
-  key: (j: number, e: number) => number;
-  value: (j: number, e: number) => number;
-  /** Keys [0, count) are visible. */
+  q: Float32Array;
+  /** Key (or value) row j. */
+  key: (j: number) => Float32Array;
+  value: (j: number) => Float32Array;
+  /** Keys [0, count) are visible; without any the result is 0. */
   count: number;
   scale: number;
 }
@@ -16,8 +16,9 @@ export function attendRow({ q, key, value, count, scale }: OracleRow): Float64Ar
   const scores = new Float64Array(count);
   let max = Number.NEGATIVE_INFINITY;
   for (let j = 0; j < count; j++) {
+    const row = key(j);
     let dot = 0;
-    for (let e = 0; e < dim; e++) dot += (q[e] as number) * key(j, e);
+    for (let e = 0; e < dim; e++) dot += (q[e] as number) * (row[e] as number);
     scores[j] = dot * scale;
     if (dot * scale > max) max = dot * scale;
   }
@@ -25,10 +26,11 @@ export function attendRow({ q, key, value, count, scale }: OracleRow): Float64Ar
   let sum = 0;
   for (let j = 0; j < count; j++) {
     const weight = Math.exp((scores[j] as number) - max);
+    const row = value(j);
     sum += weight;
-    for (let e = 0; e < dim; e++) out[e] = (out[e] as number) + weight * value(j, e);
+    for (let e = 0; e < dim; e++) out[e] = (out[e] as number) + weight * (row[e] as number);
   }
-  return out.map((x) => x / sum);
+  return count === 0 ? out : out.map((x) => x / sum);
 }
 
 export function maxAbsError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {

@@ -10,6 +10,9 @@ export interface PeerShape extends AttentionShape {
   device: "cuda" | "cpu";
   dtype: string;
   causal: boolean;
+  /** Sets of inputs that the calls go through, and calls a graph; by default what exceeds the caches. */
+  sets?: number;
+  nodes?: number;
 }
 
 export type PeerTimes = Map<string, Record<string, number>>;
@@ -20,7 +23,7 @@ function scriptPath(): string {
   return existsSync(beside) ? beside : join(here, "..", "..", "bench", "peers", "torch_sdpa.py");
 }
 
-/** Median microseconds per shape id and peer; empty, with one line on stderr, where there is no PyTorch. */
+/** Median microseconds per shape id and peer; empty, with a line on stderr, where there is no PyTorch. */
 export async function timePeers(shapes: readonly PeerShape[]): Promise<PeerTimes> {
   const child = spawn("python3", [scriptPath()], { stdio: ["pipe", "pipe", "pipe"] });
   let out = "";
@@ -37,11 +40,15 @@ export async function timePeers(shapes: readonly PeerShape[]): Promise<PeerTimes
     child.on("error", () => resolve(null));
     child.on("close", resolve);
   });
+  // One line a shape: those that came before a crash count.
+  const rows = out
+    .split("\n")
+    .filter((line) => line.endsWith("}"))
+    .map((line) => JSON.parse(line) as { id: string; peers: Record<string, number>; errors: Record<string, string> });
   if (code !== 0) {
-    process.stderr.write(`peers: none (${err.trim().split("\n").at(-1) ?? "python3 not found"})\n`);
-    return new Map();
+    const why = err.trim().split("\n").at(-1) || "python3 not found";
+    process.stderr.write(`peers: ${rows.length} of ${shapes.length} shapes (${why})\n`);
   }
-  const { rows } = JSON.parse(out) as { rows: { id: string; peers: Record<string, number>; errors: Record<string, string> }[] };
   for (const row of rows) {
     for (const [name, text] of Object.entries(row.errors))
       process.stderr.write(`peers: ${row.id} ${name}: ${text.split("\n")[0]}\n`);

@@ -3,7 +3,21 @@
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { errorText, loadResult, peerText, type Row, rateText, resultsFolder, type SuiteResult, shapeText } from "./results.js";
+import {
+  errorText,
+  loadResult,
+  missedText,
+  peerText,
+  type Row,
+  rateText,
+  reachedText,
+  resultsFolder,
+  type SuiteResult,
+  shapeText,
+  splitText,
+  type Target,
+  wantedText,
+} from "./results.js";
 import { type Series, escapeText, lineChart } from "./svg.js";
 
 /** Every suite file below bench/results. */
@@ -37,7 +51,7 @@ function peerSeries(rows: readonly Row[], rate: (row: Row, us: number) => number
 
 function charts(result: SuiteResult): string {
   const out: string[] = [];
-  const decode = result.rows.filter((row) => row.gb_per_s !== undefined && row.shape.batch === 1);
+  const decode = result.rows.filter((row) => row.gb_per_s !== undefined && row.shape.batch === 1 && row.shape.qoLen === 1);
   for (const [key, rows] of grouped(decode, (row) => `${headsOf(row)} page ${row.shape.pageSize}`)) {
     if (rows.length < 2) continue;
     const ceiling = rows[0]?.ceiling.value ?? 0;
@@ -109,6 +123,8 @@ function table(result: SuiteResult): string {
     "of ceiling",
     "peers (their time / ours)",
     "max error",
+    "split counts (their time / default)",
+    "missed",
   ];
   const rows = result.rows.map((row) => [
     row.op,
@@ -123,10 +139,26 @@ function table(result: SuiteResult): string {
     `${(100 * row.share_of_ceiling).toFixed(1)} %`,
     peerText(row),
     errorText(row),
+    splitText(row),
+    missedText(row),
   ]);
+  return tableOf(head, rows);
+}
+
+function tableOf(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (tag: string, values: readonly string[]): string =>
     `<tr>${values.map((value) => `<${tag}>${escapeText(value)}</${tag}>`).join("")}</tr>`;
   return `<table>${cells("th", head)}${rows.map((row) => cells("td", row)).join("")}</table>`;
+}
+
+function summaryTable(summary: readonly Target[]): string {
+  const line = (target: Target): string[] => [
+    target.name,
+    reachedText(target),
+    wantedText(target),
+    wantedText(target) === "-" ? "" : target.met ? "yes" : "no",
+  ];
+  return summary.length === 0 ? "" : tableOf(["target", "reached", "wanted", "met"], summary.map(line));
 }
 
 export function renderReport(results: readonly SuiteResult[]): string {
@@ -134,7 +166,7 @@ export function renderReport(results: readonly SuiteResult[]): string {
     const frame = `${result.device}, driver ${result.driver}, CUDA ${result.cuda}, ${result.clocks}, commit ${result.commit}, ${result.at}`;
     const ceilings = Object.entries(result.ceilings).map(([name, value]) => `${name} ${value.toFixed(1)}`);
     return `<section><h2>${escapeText(result.suite)} — ${escapeText(result.device)}</h2><p>${escapeText(frame)}</p>
-<p>Ceilings of the same run: ${escapeText(ceilings.join(", "))}</p>${roofline(result)}${charts(result)}${table(result)}</section>`;
+<p>Ceilings of the same run: ${escapeText(ceilings.join(", "))}</p>${roofline(result)}${charts(result)}${summaryTable(result.summary ?? [])}${table(result)}</section>`;
   });
   return `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>kvasir benches</title><style>
 body{font:14px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;font-size:12px}

@@ -9,11 +9,36 @@ import type { Device, DType } from "../lib/index.js";
 export interface AttentionShape {
   batch: number;
   qoLen: number;
+  /** Tokens of a request; of a ragged batch, on average. */
   kvLen: number;
+  /** Ragged batch: tokens of the longest request. */
+  longest?: number;
   qoHeads: number;
   kvHeads: number;
   headDim: number;
   pageSize?: number;
+}
+
+/** A figure that is to reach a bound; without one it is told only. */
+export interface Target {
+  name: string;
+  value: number;
+  at_least?: number;
+  at_most?: number;
+  met: boolean;
+}
+
+/** Times under fixed split counts, the same for every request, beside the default schedule. */
+export interface SplitTimes {
+  /** Launches behind each figure of `us`. */
+  samples: number;
+  /** Median microseconds by split count. */
+  us: Record<string, number>;
+  /** The fastest count, and medians of runs in turns with the default and with chunk-sized splits. */
+  best: number;
+  best_us: number;
+  default_us: number;
+  chunk_us: number;
 }
 
 export interface Row {
@@ -29,10 +54,14 @@ export interface Row {
   tflops?: number;
   ceiling: { name: string; value: number };
   share_of_ceiling: number;
+  /** What else was measured, by names that carry the unit. */
+  figures?: Record<string, number>;
   peers: Record<string, number>;
   max_abs_err: number;
   tolerance: number;
   pass: boolean;
+  targets?: Target[];
+  splits?: SplitTimes;
 }
 
 export interface SuiteResult {
@@ -46,6 +75,17 @@ export interface SuiteResult {
   at: string;
   ceilings: Record<string, number>;
   rows: Row[];
+  /** What was to be reached: rows' own targets, and figures over several rows. */
+  summary?: Target[];
+}
+
+/** What the command line tells a suite. */
+export interface SuiteOptions {
+  /** Cells whose name contains this, and those they are compared with. */
+  only?: string | undefined;
+  withPeers?: boolean | undefined;
+  /** Takes the summary once all is measured. */
+  conclude?: (summary: Target[]) => void;
 }
 
 const versionText = (version: number): string =>
@@ -108,8 +148,40 @@ export function saveResult(device: Device, result: SuiteResult): string {
 
 export const loadResult = (path: string): SuiteResult => JSON.parse(readFileSync(path, "utf8")) as SuiteResult;
 
+export type Bound = Pick<Target, "at_least" | "at_most">;
+
+/** A value that is not a number meets no bound. */
+export function makeTarget(name: string, value: number, bound: Bound = {}): Target {
+  const met =
+    (bound.at_least === undefined || value >= bound.at_least) && (bound.at_most === undefined || value <= bound.at_most);
+  return { name, value, ...bound, met };
+}
+
+export function wantedText({ at_least, at_most }: Bound): string {
+  if (at_least !== undefined) return `>= ${at_least}`;
+  return at_most === undefined ? "-" : `<= ${at_most}`;
+}
+
+/** JSON holds no NaN: a value that could not be computed comes back from a file as null. */
+export const reachedText = ({ value }: Target): string => (Number.isFinite(value) ? value.toPrecision(4) : "none");
+
+/** The row's targets that were missed. */
+export const missedText = (row: Row): string =>
+  (row.targets ?? [])
+    .filter((target) => !target.met)
+    .map((target) => `missed: ${target.name} ${reachedText(target)} (${wantedText(target)})`)
+    .join(", ");
+
+/** Each fixed split count's time over the default's. */
+export const splitText = ({ splits }: Row): string =>
+  splits === undefined
+    ? ""
+    : Object.entries(splits.us)
+        .map(([count, us]) => `${count}: ${(us / splits.default_us).toFixed(2)}`)
+        .join(", ");
+
 export const shapeText = ({ shape: s }: Row): string =>
-  `b${s.batch} q${s.qoLen} k${s.kvLen} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
+  `b${s.batch} q${s.qoLen} k${s.kvLen}${s.longest === undefined ? "" : `(max ${s.longest})`} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
 
 export function rateText(row: Row): string {
   if (row.tflops !== undefined) return `${row.tflops.toFixed(2)} TFLOP/s`;
@@ -120,6 +192,11 @@ export function rateText(row: Row): string {
 export const peerText = (row: Row): string =>
   Object.entries(row.peers)
     .map(([name, us]) => `${name} ${(us / row.median_us).toFixed(2)}`)
+    .join(", ");
+
+export const figureText = (row: Row): string =>
+  Object.entries(row.figures ?? {})
+    .map(([name, value]) => `${name} ${value.toFixed(1)}`)
     .join(", ");
 
 export const errorText = (row: Row): string => `${row.max_abs_err.toExponential(1)}${row.pass ? "" : " FAIL"}`;

@@ -37,6 +37,10 @@ export interface AttentionCase {
   batchInvariant?: boolean;
   /** The only request of the call. */
   alone?: boolean;
+  /** Keys of every request of the call, instead of `sk` between two small ones; each has `sq` queries and there is no qoIndptr. */
+  kvLens?: readonly number[];
+  /** With kvLens: queries of every request, by qoIndptr. */
+  qoLens?: readonly number[];
 }
 
 /** (sq, sk) of the grid: small, ragged against every tile size, longer q than k. */
@@ -94,18 +98,33 @@ export function random(seed: number): () => number {
   };
 }
 
+/** The grid of decode: few queries, every group, and lengths around page and tile borders. */
+const decodeFactors: typeof factors = [
+  Array.from({ length: 16 }, (_, i) => ({ sq: i + 1 })),
+  [5, 63, 64, 257, 640, 1500].map((sk) => ({ sk })),
+  (["f16", "bf16"] as const).map((dtype) => ({ dtype })),
+  [64, 96, 128, 192, 256].map((headDim) => ({ headDim })),
+  [{ causal: true }, { causal: true, windowLeft: 70 }, {}],
+  [0, 20].map((softCap) => ({ softCap })),
+  [1, 2, 3, 4, 5, 7, 8, 12, 16].map((group) => ({ group })),
+  [0, 16, 64, 256].map((pageSize) => ({ pageSize })),
+];
+
+export const pairwiseCases = (): AttentionCase[] => pairwise(factors);
+export const pairwiseDecodeCases = (): AttentionCase[] => pairwise(decodeFactors);
+
 /**
- * A fixed sample of the grid in which every two values of two factors meet at least once: each new case is the best of some random ones,
+ * A fixed sample of a grid in which every two values of two factors meet at least once: each new case is the best of some random ones,
  * by the number of new meetings.
  */
-export function pairwiseCases(): AttentionCase[] {
+function pairwise(grid: typeof factors): AttentionCase[] {
   const draw = random(1);
   const missing = new Set<string>();
   const meeting = (a: number, i: number, b: number, j: number): string => `${a}.${i} ${b}.${j}`;
   const meetings = (choice: readonly number[]): string[] =>
     choice.flatMap((i, a) => choice.slice(a + 1).map((j, k) => meeting(a, i, a + 1 + k, j)));
-  for (const [a, first] of factors.entries()) {
-    for (const [k, second] of factors.slice(a + 1).entries()) {
+  for (const [a, first] of grid.entries()) {
+    for (const [k, second] of grid.slice(a + 1).entries()) {
       for (const i of first.keys()) for (const j of second.keys()) missing.add(meeting(a, i, a + 1 + k, j));
     }
   }
@@ -115,12 +134,12 @@ export function pairwiseCases(): AttentionCase[] {
     const [wanted] = missing;
     const fixed = new Map(wanted!.split(" ").map((part) => part.split(".").map(Number) as [number, number]));
     for (let attempt = 0; attempt < 40; attempt += 1) {
-      const choice = factors.map((values, a) => fixed.get(a) ?? Math.floor(draw() * values.length));
+      const choice = grid.map((values, a) => fixed.get(a) ?? Math.floor(draw() * values.length));
       const news = meetings(choice).filter((pair) => missing.has(pair));
       if (news.length > best.news.length) best = { choice, news };
     }
     for (const pair of best.news) missing.delete(pair);
-    cases.push(Object.assign({}, ...best.choice.map((value, a) => factors[a]![value])) as AttentionCase);
+    cases.push(Object.assign({}, ...best.choice.map((value, a) => grid[a]![value])) as AttentionCase);
   }
   return cases;
 }
@@ -172,4 +191,89 @@ export const namedCases: Readonly<Record<string, AttentionCase>> = {
   "one group of 32": { ...base, group: 32, kvHeads: 1, sq: 2 },
   "batch invariant": { ...base, batchInvariant: true, sk: 9000, sq: 5, pageSize: 64 },
   "batch invariant, window": { ...base, batchInvariant: true, sk: 9000, sq: 300, windowLeft: 4500, dtype: "f32", group: 1 },
+};
+
+/** `count` lengths of a lognormal spread about `median`, the same ones every time. */
+function spread(count: number, median: number, seed: number): number[] {
+  const draw = random(seed);
+  const normal = () => Math.sqrt(-2 * Math.log(1 - draw())) * Math.cos(2 * Math.PI * draw());
+  return Array.from({ length: count }, () => Math.floor(median * Math.exp(normal())));
+}
+
+const decode = (kvLens: readonly number[], changed: Partial<AttentionCase> = {}): AttentionCase => ({
+  sq: 1,
+  sk: Math.max(...kvLens),
+  kvLens,
+  dtype: "bf16",
+  headDim: 128,
+  group: 4,
+  kvHeads: 2,
+  pageSize: 64,
+  causal: true,
+  ...changed,
+});
+
+/** Requests of no tokens at both ends and between others. */
+const gaps: readonly number[] = [0, 0, 900, 0, 3, 64, 0, 0, 0, 2500, 130, 0];
+
+/** Decode over batches: lengths that no two workers share evenly, and every option on them. */
+export const decodeBatches: Readonly<Record<string, AttentionCase>> = {
+  "one request": decode([1777], { kvHeads: 1 }),
+  "3 requests": decode([700, 1, 2049], { group: 7, dtype: "f16" }),
+  "65 requests": decode(spread(65, 200, 5), { pageSize: 16 }),
+  "65 requests, ragged": decode(spread(65, 200, 6), { pageSize: 0, group: 5, headDim: 64 }),
+  "65 requests of one length": decode(new Array<number>(65).fill(192), { headDim: 256, group: 2, dtype: "f16" }),
+  "4096 requests": decode(spread(4096, 12, 7), { pageSize: 16, headDim: 64, group: 2, kvHeads: 1 }),
+  "4096 requests, all but one of them empty": decode(
+    Array.from({ length: 4096 }, (_, i) => (i === 2222 ? 3000 : 0)),
+    { headDim: 64, group: 4, kvHeads: 1 },
+  ),
+  "one huge and many tiny": decode([...spread(20, 8, 8), 20_000, ...spread(20, 8, 9)], { dtype: "f16", kvHeads: 1 }),
+  "no keys at all": decode([0, 0, 0], { pageSize: 16 }),
+  "no keys at all, ragged": decode([0, 0, 0, 0, 0], { pageSize: 0, sq: 4, group: 5 }),
+  "empty between others": decode(gaps, { pageSize: 16 }),
+  "empty between others, ragged, 4 queries": decode(gaps, { pageSize: 0, sq: 4, group: 3, headDim: 192 }),
+  "empty between others, 16 queries of group 16": decode(gaps, { sq: 16, group: 16, kvHeads: 1, headDim: 64 }),
+  "1 to 16 queries": decode(spread(24, 300, 10), { qoLens: Array.from({ length: 24 }, (_, i) => (7 * i) % 17), group: 5 }),
+  "logits to 1e4": decode(gaps, { qScale: 2500, dtype: "f16", sq: 2 }),
+  "logits to 1e4, bf16, ragged": decode(gaps, { qScale: 2500, pageSize: 0, group: 12, kvHeads: 1 }),
+  "equal logits": decode(gaps, { equalKeys: true, group: 8, kvHeads: 1, headDim: 256 }),
+  "a window": decode(spread(30, 800, 11), { windowLeft: 300, pageSize: 16 }),
+  "a window of the token itself": decode(gaps, { windowLeft: 0, sq: 3, dtype: "f16" }),
+  "a window, ragged, 8 queries": decode(gaps, { windowLeft: 100, pageSize: 0, sq: 8, headDim: 96 }),
+  sinks: decode(gaps, { sink: "random", sq: 2, group: 5 }),
+  "sinks that take all": decode(gaps, { sink: 1e4, dtype: "f16", pageSize: 16 }),
+  "a soft cap": decode(gaps, { softCap: 15, qScale: 30, sq: 4, headDim: 64 }),
+  weights: decode(gaps, { logWeight: "key", sq: 2, pageSize: 16 }),
+  "weights by head, ragged": decode(gaps, { logWeight: "key_and_head", pageSize: 0, group: 7 }),
+  "rows per head": decode(gaps, { perHeadRows: true, kvHeads: 3, sq: 2, dtype: "f16" }),
+  "rows per head, weights, window": decode(gaps, {
+    perHeadRows: true,
+    kvHeads: 2,
+    logWeight: "key",
+    windowLeft: 700,
+    pageSize: 16,
+  }),
+  "explicit positions and holes": decode(gaps, { holes: true, qStart: 1500, pageSize: 16, sq: 4 }),
+  "explicit positions, rows per head, sinks": decode(gaps, {
+    holes: true,
+    qStart: 3000,
+    perHeadRows: true,
+    kvHeads: 2,
+    sink: "random",
+    group: 12,
+  }),
+  "keys before RoPE": decode(gaps, { rotary: 1, dtype: "f16", group: 3 }),
+  everything: decode(gaps, {
+    sq: 3,
+    softCap: 30,
+    sink: "random",
+    logWeight: "key",
+    windowLeft: 1000,
+    perHeadRows: true,
+    kvHeads: 2,
+  }),
+  "batch invariant": decode(gaps, { batchInvariant: true, sq: 2 }),
+  "asked-for splits": decode(gaps, { numSplits: 5, pageSize: 16 }),
+  "32-bit floats": decode(gaps, { dtype: "f32", sq: 2, group: 5 }),
 };

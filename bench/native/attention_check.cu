@@ -12,7 +12,7 @@ Scratch scratch;
 
 void run(const kvasir_attention_args& args, const Hardware& hw) {
   const AttentionPlan plan = cuda::plan_attention(args, hw);
-  check(cuda::run_attention(plan, hw, scratch.at_least(plan.workspace), nullptr), "run_attention");
+  check(cuda::run_attention(plan, hw, scratch.at_least(plan.workspace), arrivals(), nullptr), "run_attention");
 }
 
 std::vector<Case> cases(bool small) {
@@ -164,7 +164,7 @@ bool check_laws() {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-    check(cuda::run_attention(plan, hw, work, stream), "run in capture");
+    check(cuda::run_attention(plan, hw, work, arrivals(), stream), "run in capture");
     check(cudaStreamEndCapture(stream, &graph), "end capture");
     check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
     p.poison();

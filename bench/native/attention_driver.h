@@ -1,6 +1,7 @@
 // What the checks and the timings of the attention driver share.
 #pragma once
 #include "../../cuda/attention/params.h"
+#include "../../cuda/runtime/counters.h"
 #include "attention_case.h"
 
 namespace kvasir::bench {
@@ -33,6 +34,17 @@ class Scratch {
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
+
+// Arrival counters for decode launches: zeros once, and again after every launch.
+inline unsigned* arrivals() {
+  static unsigned* const counters = [] {
+    void* p = nullptr;
+    check(cudaMalloc(&p, cuda::kCounters * sizeof(unsigned)), "arrivals");
+    check(cudaMemset(p, 0, cuda::kCounters * sizeof(unsigned)), "arrivals");
+    return static_cast<unsigned*>(p);
+  }();
+  return counters;
+}
 
 // Both print what fails and return whether all passed.
 bool check_cases(bool small);

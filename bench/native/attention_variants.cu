@@ -1,7 +1,6 @@
 // Compiled once a head_dim, with -DHEAD_DIM=..., so that the variants build side by side.
 #include "attention_variants.h"
 
-#include "../../cuda/attention/decode.cuh"
 #include "../../cuda/attention/prefill.cuh"
 
 namespace kvasir::cuda {
@@ -14,14 +13,7 @@ namespace kvasir::cuda {
     list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, prefill_smem_bytes<S, RaggedSource>(), \
                     launch_prefill<__nv_bfloat16, S, RaggedSource, false>});                                   \
   }
-#define DECODE(...)                                                                             \
-  {                                                                                             \
-    using S = DecodeShape<HEAD_DIM, __VA_ARGS__>;                                               \
-    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, decode_smem_bytes<S>(), \
-                    launch_decode<__nv_bfloat16, S, PagedSource, false>});                      \
-  }
-
-// Prefill: rows, warps, keys, stages, CTAs an SM, Q in registers. Decode: warps, keys a unit, stages, CTAs an SM.
+// Rows, warps, keys, stages, CTAs an SM, Q in registers.
 void JOIN(prefill_variants_, HEAD_DIM)(std::vector<Variant>& list) {
 #if HEAD_DIM == 64
   PREFILL(128, 4, 64, 2, 2, true)
@@ -41,23 +33,6 @@ void JOIN(prefill_variants_, HEAD_DIM)(std::vector<Variant>& list) {
 #elif HEAD_DIM == 256
   PREFILL(64, 4, 32, 2, 2, true)
   PREFILL(64, 4, 64, 1, 2, false)
-#endif
-}
-
-void JOIN(decode_variants_, HEAD_DIM)(std::vector<Variant>& list) {
-#if HEAD_DIM == 64
-  DECODE(4, 32, 3, 2)
-#elif HEAD_DIM == 96
-  DECODE(4, 16, 4, 2)
-  DECODE(4, 32, 2, 2)
-#elif HEAD_DIM == 128
-  DECODE(4, 16, 3, 2)
-  DECODE(2, 16, 6, 2)
-#elif HEAD_DIM == 192
-  DECODE(2, 16, 4, 2)
-  DECODE(4, 16, 2, 2)
-#elif HEAD_DIM == 256
-  DECODE(2, 16, 3, 2)
 #endif
 }
 

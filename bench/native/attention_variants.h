@@ -1,4 +1,4 @@
-// Prefill and decode shapes that the tuning driver times against each other.
+// Prefill shapes that the tuning driver times against each other.
 #pragma once
 #include <vector>
 
@@ -12,16 +12,11 @@ struct Variant {
   cudaError_t (*launch)(const AttentionParams&, cudaStream_t);
 };
 
-// Ragged bf16 prefill, and paged bf16 decode, at one head_dim.
+// Ragged bf16 prefill at one head_dim.
 void prefill_variants_64(std::vector<Variant>&);
 void prefill_variants_96(std::vector<Variant>&);
 void prefill_variants_128(std::vector<Variant>&);
 void prefill_variants_192(std::vector<Variant>&);
 void prefill_variants_256(std::vector<Variant>&);
-void decode_variants_64(std::vector<Variant>&);
-void decode_variants_96(std::vector<Variant>&);
-void decode_variants_128(std::vector<Variant>&);
-void decode_variants_192(std::vector<Variant>&);
-void decode_variants_256(std::vector<Variant>&);
 
 }  // namespace kvasir::cuda

@@ -1,13 +1,16 @@
 """Times PyTorch's scaled_dot_product_attention on given shapes, as a peer for the benches.
 
-usage: torch_sdpa.py < shapes.json > times.json
+usage: torch_sdpa.py < shapes.json > times.jsonl
 
 shapes.json: [{"id", "device": "cuda" | "cpu", "dtype": "bf16" | "f16" | "f32", "batch", "qoLen", "kvLen", "qoHeads", "kvHeads", "headDim",
-"causal"}, ...]. times.json: {"torch", "device", "rows": [{"id", "peers": {name: median_us}, "errors": {name: text}}]}.
+"causal", "sets"?, "nodes"?}, ...]. times.jsonl, a line a shape: {"id", "peers": {name: median_us}, "errors": {name: text}}.
 On CUDA each back end (cuDNN, FlashAttention-2) is timed with events over inputs rotated beyond the L2 cache, launch included ("cudnn",
-"fa2"), and for shapes with qoLen <= 16 also as the nodes of one graph, time over nodes ("cudnn_graph", "fa2_graph").
+"fa2"), and for shapes with qoLen <= 16 also as the nodes of one graph, time over nodes ("cudnn_graph", "fa2_graph"). The CPU uses all
+cores.
 """
 import json
+import math
+import os
 import statistics
 import sys
 import time
@@ -19,12 +22,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 ROTATE_BYTES = 256 << 20  # five times an H100's L2
 REPEATS = 30
+PERIOD = 4194301  # random values are repeated from here on: making gigabytes of them takes longer than the timing
 
 
 def inputs(shape, count):
-    make = lambda heads, length: torch.randn(
-        shape["batch"], heads, length, shape["headDim"], device=shape["device"], dtype=DTYPES[shape["dtype"]]
-    )
+    pattern = torch.randn(PERIOD, device=shape["device"], dtype=DTYPES[shape["dtype"]])
+
+    def make(heads, length):
+        size = (shape["batch"], heads, length, shape["headDim"])
+        return pattern.repeat(math.ceil(math.prod(size) / PERIOD))[: math.prod(size)].view(size)
+
     return [
         (make(shape["qoHeads"], shape["qoLen"]), make(shape["kvHeads"], shape["kvLen"]), make(shape["kvHeads"], shape["kvLen"]))
         for _ in range(count)
@@ -55,7 +62,7 @@ def cuda_eager(shape, sets):
 
 
 def cuda_graph(shape, sets):
-    nodes = max(32, len(sets))
+    nodes = shape.get("nodes", max(32, len(sets)))
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         attend(shape, *sets[0])
@@ -91,13 +98,12 @@ def cpu_eager(shape, sets):
 def main():
     torch.manual_seed(1)
     torch.set_grad_enabled(False)
-    rows = []
+    torch.set_num_threads(os.cpu_count())
     for shape in json.load(sys.stdin):
         peers, errors = {}, {}
-        count = max(1, min(32, ROTATE_BYTES // max(1, kv_bytes(shape))))
+        count = shape.get("sets", max(1, min(32, math.ceil(ROTATE_BYTES / max(1, kv_bytes(shape))))))
         if shape["device"] == "cpu":
             runs = {"torch_cpu": (None, cpu_eager)}
-            count = min(count, 2)
         else:
             backends = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
             runs = {name: (backend, cuda_eager) for name, backend in backends.items()}
@@ -106,7 +112,7 @@ def main():
         try:
             sets = inputs(shape, count)
         except RuntimeError as error:
-            rows.append({"id": shape["id"], "peers": {}, "errors": {"inputs": str(error)[:200]}})
+            print(json.dumps({"id": shape["id"], "peers": {}, "errors": {"inputs": str(error)[:200]}}), flush=True)
             continue
         for name, (backend, run) in runs.items():
             try:
@@ -117,12 +123,10 @@ def main():
                         peers[name] = run(shape, sets)
             except RuntimeError as error:
                 errors[name] = str(error)[:200]
-        rows.append({"id": shape["id"], "peers": peers, "errors": errors})
+        print(json.dumps({"id": shape["id"], "peers": peers, "errors": errors}), flush=True)
         del sets
         if shape["device"] == "cuda":
             torch.cuda.empty_cache()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    json.dump({"torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "device": device, "rows": rows}, sys.stdout)
 
 
 if __name__ == "__main__":

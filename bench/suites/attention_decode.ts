@@ -1,153 +1,149 @@
-/** Decode attention over a paged cache with shuffled pages: GB/s of KV read against the read bandwidth of the same run.
- * The pool holds several layers and every node of the timed program reads another one, as a model's step does: no cache helps. */
-import { type Device, type DType, type Tensor, attention, createPageTable } from "../../lib/index.js";
-import { Pattern, bytesOf } from "../data.js";
-import { measure } from "../harness.js";
-import { attendRow, maxAbsError } from "../oracle.js";
+/** Decode attention: GB/s of KV read against the read bandwidth of the same run, over batches of every shape, PyTorch beside the uniform
+ * ones. Several layers lie in memory and the timed programs go through them, so that each node reads what no cache holds. */
+import { type Device, type DType, KvasirError } from "../../lib/index.js";
+import { readBandwidth } from "../ceilings.js";
+import { Pattern } from "../data.js";
+import { type MeasureOptions, measure, measureInTurns } from "../harness.js";
 import { type PeerTimes, timePeers } from "../peers.js";
-import type { AttentionShape, Row } from "../results.js";
+import { type Row, type SplitTimes, type SuiteOptions, makeTarget } from "../results.js";
+import { DecodeBatch, type Rotation, rotationOf } from "./attention_decode_batch.js";
+import { type DecodeCell, decodeCells, isUniform, kvBytes, selectCells, sumOf } from "./attention_decode_cells.js";
+import { type Measured, chunkSplits, rowTargets, splitCounts, summarise } from "./attention_decode_targets.js";
 
-export interface DecodeCase {
-  variant: string;
-  dtype: DType;
-  shape: AttentionShape & { pageSize: number };
+/** Bytes that one pass over the layers must exceed: L2 keeps at most a twentieth of them from one pass to the next. */
+const ROTATE_BYTES = 2 ** 30;
+/** From here on a few nodes are enough to find the best split count. */
+const FEW_NODES_BYTES = 2 ** 28;
+const SWEEP: MeasureOptions = { repeats: 10, warmup: 1, budgetMs: 400, least: 3 };
+const TOLERANCE: Partial<Record<DType, number>> = { f32: 1e-4, f16: 2e-3, bf16: 1e-2 };
+
+/** Peers know no pages and no ragged batches: cells that differ in nothing else share a time. */
+const peerId = ({ dtype, lens, qoLen, qoHeads, kvHeads, headDim }: DecodeCell): string =>
+  `${dtype}-b${lens.length}-q${qoLen}-k${lens[0]}-h${qoHeads}/${kvHeads}-d${headDim}`;
+
+function timeCellPeers(device: Device, cells: readonly DecodeCell[], rotateBytes: number): Promise<PeerTimes> {
+  const unlike = new Map(cells.filter(isUniform).map((cell) => [peerId(cell), cell]));
+  const shapes = Array.from(unlike, ([id, cell]) => {
+    const { dtype, lens, qoLen, qoHeads, kvHeads, headDim } = cell;
+    const { layers, nodes } = rotationOf(cell, device.backend, rotateBytes);
+    const shape = { batch: lens.length, qoLen, kvLen: lens[0] as number, qoHeads, kvHeads, headDim };
+    return { id, device: device.backend, dtype, causal: false, ...shape, sets: layers, nodes };
+  });
+  return timePeers(shapes);
 }
 
-const caseId = ({ variant, dtype, shape: s }: DecodeCase): string =>
-  `${variant}-${dtype}-b${s.batch}-k${s.kvLen}-h${s.qoHeads}/${s.kvHeads}-d${s.headDim}-p${s.pageSize}`;
-
-/** Bytes that one pass over the nodes must exceed, so that nothing read twice is still in a cache. */
-const ROTATE_BYTES = 256 * 2 ** 20;
-
-export function decodeCases(device: Device): DecodeCase[] {
-  const base = { batch: 1, qoLen: 1, kvLen: 32768, qoHeads: 32, kvHeads: 8, headDim: 128, pageSize: 64 };
-  const make = (shape: Partial<typeof base>, variant = "paged"): DecodeCase => ({
-    variant,
-    dtype: "bf16",
-    shape: { ...base, ...shape },
-  });
-  if (device.backend === "cpu") {
-    return [
-      make({}),
-      make({ kvLen: 8192 }),
-      make({ headDim: 64 }),
-      { ...make({}), dtype: "f32" },
-      make({ batch: 4, kvLen: 8192 }),
-    ];
+/** Times of fixed split counts and the largest error that any of them made. */
+async function sweep(device: Device, cell: DecodeCell, batch: DecodeBatch, { nodes }: Rotation): Promise<[SplitTimes, number]> {
+  const { stream } = device;
+  const fewNodes = kvBytes(cell) < FEW_NODES_BYTES ? nodes : Math.min(nodes, 8);
+  const us: Record<string, number> = {};
+  let samples = Number.POSITIVE_INFINITY;
+  let error = 0;
+  for (const splits of splitCounts) {
+    using program = batch.program(fewNodes, splits);
+    batch.clear();
+    const timing = await measure(cell.id, stream, () => stream.launch(program), { ...SWEEP, nodes: fewNodes });
+    us[splits] = timing.median_us;
+    samples = Math.min(samples, timing.samples);
+    error = Math.max(error, await batch.error());
   }
-  return [
-    ...[1024, 4096, 8192, 32768, 131072, 524288].map((kvLen) => make({ kvLen })),
-    make({ batch: 16, kvLen: 8192 }),
-    make({ batch: 64, kvLen: 8192 }),
-    make({ batch: 16, kvLen: 4096, kvHeads: 32 }),
-    make({ batch: 32, kvLen: 32768, qoHeads: 8, kvHeads: 1 }),
-    make({ batch: 32, kvLen: 8192, qoHeads: 64, headDim: 64 }),
-    make({ batch: 8, kvLen: 16384, qoHeads: 16, headDim: 256 }),
-    make({ kvLen: 131072, pageSize: 16 }),
-    make({ kvLen: 131072, pageSize: 256 }),
-  ];
+  const best = splitCounts.reduce((a, b) => ((us[b] as number) < (us[a] as number) ? b : a));
+  using standard = batch.program(nodes);
+  using fixed = batch.program(nodes, best);
+  using chunks = batch.program(nodes, chunkSplits(cell));
+  const bodies = [standard, fixed, chunks].map((program) => () => stream.launch(program));
+  batch.clear();
+  const [default_us = Number.NaN, best_us = Number.NaN, chunk_us = Number.NaN] = await measureInTurns(stream, bodies, nodes);
+  error = Math.max(error, await batch.error());
+  return [{ samples, us, best, best_us, default_us, chunk_us }, error];
 }
 
-/** `[0, count)` in a random order: a cache in use has no two neighbouring pages side by side. */
-function shuffled(count: number): Int32Array {
-  const order = Int32Array.from({ length: count }, (_, i) => i);
-  for (let i = count - 1; i > 0; i--) {
-    const j = Math.floor(Math.random() * (i + 1));
-    [order[i], order[j]] = [order[j] as number, order[i] as number];
-  }
-  return order;
-}
-
-async function runCase(device: Device, test: DecodeCase, ceilings: Record<string, number>, peers: PeerTimes): Promise<Row> {
-  const { shape, dtype } = test;
-  const { batch, kvLen, qoHeads, kvHeads, headDim, pageSize } = shape;
-  const kvBytes = bytesOf(dtype, 2, batch, kvLen, kvHeads, headDim);
-  const layers = Math.max(1, Math.min(32, Math.ceil(ROTATE_BYTES / kvBytes)));
-  const nodes = kvBytes < ROTATE_BYTES && device.backend === "cuda" ? Math.max(32, layers) : layers;
-  const pagesPerRow = Math.ceil(kvLen / pageSize);
-  const slots = batch * pagesPerRow;
-  const run = pageSize * headDim; // one head's K (or V) of one page, elements
-  const pageElements = layers * kvHeads * 2 * run;
-  const pattern = await Pattern.create(device, dtype, 1 + Math.floor(Math.random() * 1e6));
-  using pages = await pattern.tensor(device, [slots, pageElements]);
-  using q = await pattern.tensor(device, [batch, qoHeads, headDim], 3_000_017);
-  using out = device.empty(dtype, [batch, qoHeads, headDim]);
-  out.fill(0xff);
-  const order = shuffled(slots);
-  using table = createPageTable(device, {
-    rows: Array.from({ length: batch }, (_, b) => Array.from(order.subarray(b * pagesPerRow, (b + 1) * pagesPerRow))),
-    kvLens: new Array<number>(batch).fill(kvLen),
-    pageSize,
-    numPages: slots,
-  });
-  const offsets: Tensor[] = Array.from({ length: layers }, (_, layer) =>
-    device.tensor(
-      "i32",
-      [kvHeads, 2],
-      Int32Array.from({ length: kvHeads * 2 }, (_, i) => bytesOf(dtype, (layer * kvHeads * 2 + i) * run)),
-    ),
-  );
-  const node = (i: number): void =>
-    attention(device.stream, { q, out, pages, pageOffsets: offsets[i % layers] as Tensor, pageSize, causal: true, ...table });
-  using program = device.stream.program(() => {
-    for (let i = 0; i < nodes; i++) node(i);
-  });
+async function measureCell(
+  device: Device,
+  cell: DecodeCell,
+  rotation: Rotation,
+  pattern: Pattern,
+  ceiling: () => Promise<number>,
+  peers: PeerTimes,
+): Promise<Row> {
+  const { dtype, lens, qoLen, qoHeads, kvHeads, headDim, pageSize } = cell;
+  const before = await ceiling();
+  using batch = await DecodeBatch.create(device, cell, rotation.layers, pattern);
+  using program = batch.program(rotation.nodes);
+  batch.clear();
   const timing = await measure(
-    caseId(test),
+    cell.id,
     device.stream,
     () => device.stream.launch(program),
-    device.backend === "cpu" ? { repeats: 30, warmup: 2, nodes, budgetMs: 8000 } : { nodes },
+    device.backend === "cpu" ? { warmup: 2, nodes: rotation.nodes, budgetMs: 8000 } : { nodes: rotation.nodes },
   );
-  const lastLayer = (nodes - 1) % layers;
-  const actual = await out.readFloats();
-  let error = 0;
-  for (const [b, head] of [
-    [0, 0],
-    [batch - 1, qoHeads - 1],
-  ] as const) {
-    const kvHead = Math.floor(head / (qoHeads / kvHeads));
-    const at = (isValue: 0 | 1) => (j: number, e: number) => {
-      const slot = order[b * pagesPerRow + Math.floor(j / pageSize)] as number;
-      return pattern.at(
-        slot * pageElements + ((lastLayer * kvHeads + kvHead) * 2 + isValue) * run + (j % pageSize) * headDim + e,
-      );
-    };
-    const query = Float64Array.from({ length: headDim }, (_, e) => pattern.at((b * qoHeads + head) * headDim + e, 3_000_017));
-    const expected = attendRow({ q: query, key: at(0), value: at(1), count: kvLen, scale: 1 / Math.sqrt(headDim) });
-    const from = (b * qoHeads + head) * headDim;
-    error = Math.max(error, maxAbsError(actual.subarray(from, from + headDim), expected));
+  let error = await batch.error();
+  let splits: SplitTimes | undefined;
+  if (cell.sweep) {
+    const [times, sweepError] = await sweep(device, cell, batch, rotation);
+    splits = times;
+    error = Math.max(error, sweepError);
   }
-  for (const tensor of offsets) tensor.dispose();
-  const tolerance = dtype === "f32" ? 1e-4 : 1e-2;
-  const gbPerS = kvBytes / 1e9 / (timing.median_us / 1e6);
-  const ceiling = { name: "read_gb_per_s", value: ceilings.read_gb_per_s as number };
-  return {
+  const read = { name: "read_gb_per_s", value: Math.max(before, await ceiling()) };
+  const gbPerS = kvBytes(cell) / 1e9 / (timing.median_us / 1e6);
+  const tolerance = TOLERANCE[dtype] as number;
+  const longest = isUniform(cell) ? {} : { longest: Math.max(...lens) };
+  const paged = pageSize === undefined ? {} : { pageSize };
+  const kvLen = Math.round(sumOf(lens) / lens.length);
+  const row: Row = {
     op: "attention",
-    variant: `decode-${test.variant}`,
-    shape,
+    variant: `decode-${cell.group}`,
+    shape: { batch: lens.length, qoLen, kvLen, ...longest, qoHeads, kvHeads, headDim, ...paged },
     dtype,
     ...timing,
     gb_per_s: gbPerS,
-    ceiling,
-    share_of_ceiling: gbPerS / ceiling.value,
-    peers: peers.get(caseId(test)) ?? {},
+    ceiling: read,
+    share_of_ceiling: gbPerS / read.value,
+    peers: (isUniform(cell) && peers.get(peerId(cell))) || {},
     max_abs_err: error,
     tolerance,
     pass: error <= tolerance,
+    ...(splits === undefined ? {} : { splits }),
   };
+  return { ...row, targets: rowTargets(cell, row) };
+}
+
+export interface DecodeOptions extends SuiteOptions {
+  cells?: readonly DecodeCell[];
+  rotateBytes?: number;
+  /** GB/s of reading at this moment. */
+  ceiling?: () => Promise<number>;
 }
 
 export async function attentionDecode(
   device: Device,
   ceilings: Record<string, number>,
   report: (row: Row) => void,
+  options: DecodeOptions = {},
 ): Promise<void> {
-  const cases = decodeCases(device);
-  const peers = await timePeers(
-    cases.map((test) => ({ id: caseId(test), device: device.backend, dtype: test.dtype, causal: false, ...test.shape })),
-  );
-  for (const test of cases) {
-    report(await runCase(device, test, ceilings, peers));
+  const { only, withPeers = true, conclude, cells = decodeCells(device.backend), rotateBytes = ROTATE_BYTES } = options;
+  // A host with other work on it is not the same all through a run: the CPU's ceiling is measured beside each cell.
+  const known = ceilings.read_gb_per_s as number;
+  const { ceiling = () => (device.backend === "cpu" ? readBandwidth(device, 7) : Promise.resolve(known)) } = options;
+  const chosen = selectCells(cells, only);
+  const peers = withPeers ? await timeCellPeers(device, chosen, rotateBytes) : new Map();
+  const patterns = new Map<DType, Pattern>();
+  const measured: Measured[] = [];
+  let failed = 0;
+  for (const cell of chosen) {
+    const pattern = patterns.get(cell.dtype) ?? (await Pattern.create(device, cell.dtype, 11));
+    patterns.set(cell.dtype, pattern);
+    const rotation = rotationOf(cell, device.backend, rotateBytes);
+    try {
+      const row = await measureCell(device, cell, rotation, pattern, ceiling, peers);
+      measured.push({ cell, row });
+      report(row);
+    } catch (error) {
+      if (!(error instanceof KvasirError)) throw error;
+      failed++; // the other cells of a long run still count
+      process.stderr.write(`${cell.id}: ${error.message} (${error.code})\n`);
+    }
     device.trim();
   }
+  conclude?.([...summarise(measured), makeTarget("cells that could not run", failed, { at_most: 0 })]);
 }

@@ -88,12 +88,11 @@ async function runCase(device: Device, test: PrefillCase, ceilings: Record<strin
     const row = b * qoLen + sample;
     const head = sample % qoHeads;
     const kvHead = Math.floor(head / (qoHeads / kvHeads));
-    const at = (shift: number) => (j: number, e: number) => pattern.at(((b * kvLen + j) * kvHeads + kvHead) * headDim + e, shift);
-    const query = Float64Array.from({ length: headDim }, (_, e) => pattern.at((row * qoHeads + head) * headDim + e, shifts.q));
+    const rowAt = (shift: number) => (j: number) => pattern.row(((b * kvLen + j) * kvHeads + kvHead) * headDim, headDim, shift);
     const expected = attendRow({
-      q: query,
-      key: at(shifts.k),
-      value: at(shifts.v),
+      q: pattern.row((row * qoHeads + head) * headDim, headDim, shifts.q),
+      key: rowAt(shifts.k),
+      value: rowAt(shifts.v),
       count: causal ? kvLen - qoLen + sample + 1 : kvLen,
       scale: 1 / Math.sqrt(headDim),
     });

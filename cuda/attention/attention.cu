@@ -32,7 +32,8 @@ kvasir_status launch_attention(kvasir_stream* stream, const kvasir_attention_arg
   if (bytes < plan.workspace) {
     return fail(err, KVASIR_INTERNAL, "attention: the workspace has %zu bytes, %zu are needed", bytes, plan.workspace);
   }
-  return stream->device().check(run_attention(plan, hardware, workspace, stream->handle()), "enqueueing attention", err);
+  return stream->device().check(run_attention(plan, hardware, workspace, stream->counters(), stream->handle()),
+                                "enqueueing attention", err);
 }
 
 kvasir_status launch_merge(kvasir_stream* stream, const kvasir_merge_args& args, void*, size_t, kvasir_error* err) {

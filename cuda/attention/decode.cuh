@@ -1,387 +1,480 @@
-// Decode with the keys split over CTAs (split-KV, Flash-Decoding style): a few query tokens against a long cache, bound by the
-// bytes of K and V. q, out [total_q, num_qo_heads, D], k and v ragged or paged; bf16 or f16; f32 partials; sm_80 and later. Ours:
-// each warp runs a pipeline of its own over units of kKeys keys (unit w, w + kWarps, ... of the CTA's share), so that the main
-// loop has no CTA barrier; a unit of 16 keys lies in one page, whose slot a lane of the warp holds; the grid depends on shapes
-// alone and each CTA derives its share from the lengths on the device, so that a captured launch stays right when they change.
+// Decode attention: few query tokens a request against a long cache, bound by the one reading of K and V. q, out [total_q,
+// num_qo_heads, D], k and v ragged or paged, bf16 or f16, f32 accumulators. LeanAttention (arXiv 2405.10480): the key tiles of
+// all requests and heads are one line, every CTA reads an equal run of it, partial results are merged (Flash-Decoding's
+// operator). Ours: a CTA finds its run on the device; each warp keeps a pipeline of its own across the ends of items; operands
+// are swapped, S' = K Q' and O' = V' P', so that query rows are the 8-wide side of a product and a group of 1..8 heads fills one.
 //
-// A CTA owns (request, KV head, split) and up to 16 packed rows at a time (row = query * group + head in group). Phases:
-//   1. lengths -> share of the keys; each warp starts kStages - 1 units; Q fragments straight from global memory
-//   2. per unit and warp: wait for it; syncwarp (the unit is visible, the oldest stage is free); start the next; S = Q Kᵀ;
-//   softmax; O += P V
-//   3. warps leave (max, sum, O) in their own stage memory       barrier: all arrive, all wait
-//   4. all threads merge the warps in order and write out, or a partial for the combine kernel
+// A tile is kWarps * kKeys keys, unit w of it warp w's. In flight are kStages - 1 units of 4 * kKeys * D bytes a warp: for d128
+// on sm_90 4 warps * 2 * 16 KB = 128 KB an SM, several times what 3 TB/s and 1 us of latency ask for (23 KB). Phases:
+//   1. wait for the kernel before this one; lengths -> the run (Walk::start); let the next kernel be set up
+//   2. every warp starts kStages - 1 units
+//   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another; S',
+//   softmax,
+//      O'
+//   4. at the end of a piece warps leave (max, sum, O) in the stage just read        barrier: all arrive, all wait
+//   5. all threads merge the warps in order: the output, or a partial (decode_join.cuh)   barrier: all arrive, all wait
+// Loads of the next pieces are in flight during 4 and 5. One CTA fills an SM (two at d64), so that a dependent launch never puts
+// two of the next grid's CTAs on one SM while another has none. Short lines are bound by latency and by code that runs once,
+// cold: divisions are made by the host, code is not unrolled where it runs once.
 #pragma once
-#include "../../native/core/merge.h"
-#include "../common/swizzle.cuh"
-#include "tile_source.cuh"
+#include "../common/dependent_launch.cuh"
+#include "../common/tensor_map.h"
+#include "decode_join.cuh"
+#include "decode_load.cuh"
 
 namespace kvasir::cuda {
-
-template <int kHeadDim_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
-struct DecodeShape {
-  static constexpr int kHeadDim = kHeadDim_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_, kCtasPerSm = kCtasPerSm_;
-  static constexpr int kThreads = kWarps * 32, kRows = 16;
-  static constexpr int kTileKeys = kWarps * kKeys;  // what splits are cut by
-  static constexpr int kGroups = kKeys / kPageGroup;
-  static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);  // K or V of one unit
-  static constexpr int kWarpBytes = kStages * 2 * kHalfBytes;
-  static_assert(kStages >= 2 && kWarpBytes >= kRows * kHeadDim * 4);
-};
 
 template <class Shape>
 struct DecodeShared {
   float max[Shape::kWarps][Shape::kRows], sum[Shape::kWarps][Shape::kRows];
-  int start[Shape::kWarps][Shape::kStages][Shape::kGroups];  // kExtra: position of each group's first key ...
-  int fill[Shape::kWarps][Shape::kStages][Shape::kGroups];   // ... and how many keys it holds
+  UnitNotes<Shape> notes;
+  WorkShared<Shape::kThreads> work;
+  bool last_to_join;
 };
 
+// Dynamic shared memory: stages, Q where it is not in registers, barriers, bookkeeping.
 template <class Shape>
-constexpr int decode_smem_bytes() {
-  return Shape::kWarps * Shape::kWarpBytes + static_cast<int>(sizeof(DecodeShared<Shape>));
+struct DecodeLayout {
+  static constexpr int kQ = Shape::kWarps * Shape::kWarpBytes;
+  static constexpr int kBarriers = kQ + (Shape::kQInSmem ? Shape::kRows * Shape::kHeadDim * 2 : 0);
+  static constexpr int kShared = kBarriers + Shape::kWarps * Shape::kStages * 8;
+  static constexpr int kBytes = kShared + static_cast<int>(sizeof(DecodeShared<Shape>));
+};
+
+// While there is nothing else to do: the kernel's parameters to the constant cache, and what every CTA needs of the tables to the
+// L2 cache, where other kernels' writes go too. Each that is missed later is a trip to the next memory behind.
+__device__ __forceinline__ void fetch_ahead(const AttentionParams& p) {
+  constexpr int kLine = 64;
+  const char* const from = reinterpret_cast<const char*>(&p);
+#pragma unroll
+  for (int at = 0; at < static_cast<int>(sizeof p); at += kLine) asm volatile("" ::"r"(*reinterpret_cast<const int*>(from + at)));
+  if (p.paged() && threadIdx.x == 0) {
+    const int entry = blockIdx.x * 32;  // a line of 128 bytes each
+    if (entry < p.num_entries) prefetch_l2(p.page_indices + entry);
+    prefetch_l2(p.kv_len);
+    prefetch_l2(p.row_start);
+    prefetch_l2(p.page_offsets);
+  }
 }
 
-// The table entries of a warp's next 32 / kGroups units, one group a lane.
-template <class Shape, class Source, bool kExtra>
-struct EntryBlock {
-  static constexpr int kUnits = 32 / Shape::kGroups;
-  GroupEntry mine;
+// Column of a row's accumulator as it lies in shared memory: rows that one store instruction writes differ in their banks.
+__device__ __forceinline__ int staggered(int row, int column) { return column ^ ((row >> 1 & 3) * 8); }
 
-  // `unit` is the first of the block; the warp's units are kWarps apart.
-  __device__ void refill(const AttentionParams& p, const Source& source, int unit, int kv_len, int lane) {
-    if constexpr (Source::kPaged) {
-      const int key = (unit + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
-      mine = GroupEntry{};
-      if (key < kv_len) {
-        const int entry = p.page_groups.div(key / kPageGroup);
-        mine.slot = source.slots[entry];
-        if constexpr (kExtra) {
-          if (source.starts != nullptr) mine.start = source.starts[entry];
-          mine.filled = source.fills != nullptr ? source.fills[entry] : p.page_size;
+// Q of a block of rows as B fragments (k = head_dim, n = row); rows past the last are zeros. In registers, or through shared
+// memory where there are too many.
+template <class Shape>
+struct QueryRows {
+  using Sw = Swizzle<Shape::kHeadDim>;
+  static constexpr int kSteps = Shape::kHeadDim / 16, kRowTiles = Shape::kRows / 8;
+  uint32_t held[Shape::kQInSmem ? 1 : kSteps][Shape::kQInSmem ? 1 : kRowTiles][2];
+  uint32_t smem;  // this lane's address
+
+  static __device__ const char* row_of(const AttentionParams& p, const ItemRows& item, int row) {
+    const int packed = item.row_begin + (row < item.rows ? row : 0), query = p.group.div(packed);
+    const int head = item.kv_head * static_cast<int>(p.group.divisor) + p.group.mod(packed);
+    return p.q + (item.request.qo_begin + query) * p.q_token + head * p.q_head;
+  }
+
+  // Barrier where kQInSmem: all arrive and wait; the caller has seen to it that no warp reads the rows before.
+  __device__ void load(const AttentionParams& p, const ItemRows& item, char* memory) {
+    const int t = threadIdx.x, lane = t & 31;
+    if constexpr (Shape::kQInSmem) {
+      constexpr int kChunks = Shape::kHeadDim / 8;
+      for (int x = t; x < Shape::kRows * kChunks; x += Shape::kThreads) {
+        const int row = x / kChunks, chunk = x - row * kChunks;
+        const uint4 data = row < item.rows ? *reinterpret_cast<const uint4*>(row_of(p, item, row) + chunk * 16) : uint4{};
+        *reinterpret_cast<uint4*>(memory + chunk / Sw::kChunks * Shape::kRows * Sw::kRowBytes +
+                                  Sw::offset(row, chunk % Sw::kChunks)) = data;
+      }
+      __syncthreads();
+      smem = smem_address(memory) + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
+    } else {
+      const int row8 = lane >> 2, pair = lane & 3;
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) {
+        const bool live = n * 8 + row8 < item.rows;
+        const char* from = row_of(p, item, n * 8 + row8) + pair * 4;
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          held[step][n][0] = live ? *reinterpret_cast<const uint32_t*>(from + step * 32) : 0u;
+          held[step][n][1] = live ? *reinterpret_cast<const uint32_t*>(from + step * 32 + 16) : 0u;
         }
       }
     }
   }
+
+  __device__ void at(int step, uint32_t (&b)[kRowTiles][2]) const {
+    if constexpr (Shape::kQInSmem) {
+      static_assert(kRowTiles % 2 == 0);
+#pragma unroll
+      for (int n = 0; n < kRowTiles; n += 2) {
+        uint32_t r[4];
+        ldmatrix_x4(r, Sw::template at_step<Shape::kRows>(smem, step) + n * 8 * Sw::kRowBytes);
+        b[n][0] = r[0], b[n][1] = r[1], b[n + 1][0] = r[2], b[n + 1][1] = r[3];
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) b[n][0] = held[step][n][0], b[n][1] = held[step][n][1];
+    }
+  }
 };
 
-// 16 packed rows of Q as A fragments, rows past `rows` as zeros.
-template <int kD>
-__device__ __forceinline__ void load_q_fragments(const AttentionParams& p, const Request& r, int kv_head, int row_begin, int rows,
-                                                 int lane, uint32_t (&q)[kD / 16][4]) {
-  const int row8 = lane >> 2, pair = lane & 3;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = row_begin + row8 + half * 8, query = p.group.div(row),
-              head = kv_head * static_cast<int>(p.group.divisor) + p.group.mod(row);
-    const bool live = row < rows;
-    const char* from = p.q + (r.qo_begin + (live ? query : 0)) * p.q_token + (live ? head : 0) * p.q_head + pair * 4;
-#pragma unroll
-    for (int step = 0; step < kD / 16; ++step) {
-      q[step][half] = live ? *reinterpret_cast<const uint32_t*>(from + step * 32) : 0u;
-      q[step][half + 2] = live ? *reinterpret_cast<const uint32_t*>(from + step * 32 + 16) : 0u;
-    }
+// Rotates a unit's keys where they lie; the whole warp calls it.
+template <typename T, class Shape>
+__device__ __forceinline__ void rotate_keys(const AttentionParams& p, const UnitNotes<Shape>& notes, char* k_unit, int warp,
+                                            int stage, int lane) {
+  using Sw = Swizzle<Shape::kHeadDim>;
+  for (int x = lane; x < Shape::kKeys * p.rotary_pairs; x += 32) {
+    const int row = x / p.rotary_pairs, d = x - row * p.rotary_pairs, d2 = d + p.rotary_pairs;
+    const auto element = [&](int column) {
+      const int chunk = column / 8,
+                at = chunk / Sw::kChunks * Shape::kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks);
+      return reinterpret_cast<T*>(k_unit + at) + column % 8;
+    };
+    const float position = static_cast<float>(notes.start[warp][stage][row / kPageGroup] + row % kPageGroup);
+    float sine, cosine;
+    sincosf(__fmul_rn(position, p.k_inv_freq[d]), &sine, &cosine);
+    sine *= p.rope_scale;
+    cosine *= p.rope_scale;
+    const float a = to_float(*element(d)), b = to_float(*element(d2));
+    *element(d) = from_float<T>(a * cosine - b * sine);
+    *element(d2) = from_float<T>(b * cosine + a * sine);
   }
 }
 
-template <typename T, class Shape, class Source, bool kExtra>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) decode_kernel(const __grid_constant__ AttentionParams p) {
+template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
+__device__ __forceinline__ void decode_cta(const AttentionParams& p, const DecodeMaps& maps) {
   constexpr int kD = Shape::kHeadDim, kKeys = Shape::kKeys, kStages = Shape::kStages, kWarps = Shape::kWarps;
+  constexpr int kKeyTiles = kKeys / 16, kRowTiles = Shape::kRows / 8, kSteps = kD / 16;
   using Sw = Swizzle<kD>;
+  using Layout = DecodeLayout<Shape>;
+  using Loader = LoaderOf<kLoads, Shape, Source, kExtra>;
   extern __shared__ __align__(1024) char smem[];
-  DecodeShared<Shape>& s = *reinterpret_cast<DecodeShared<Shape>*>(smem + kWarps * Shape::kWarpBytes);
-  const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
-  const int split = blockIdx.x % p.num_splits, pair_index = blockIdx.x / p.num_splits;
-  const int kv_head = pair_index % p.num_kv_heads;
-  const Request request = load_request(p, pair_index / p.num_kv_heads, kv_head);
-  const int group = static_cast<int>(p.group.divisor), rows = request.qo_len * group;
-  Source source;
-  source.init(p, request, kv_head);
-  const bool splits = is_split(p, request.qo_len);
-  if (!splits && split > 0) return;
-  if (p.num_splits > 1) release_dependents();
-
+  DecodeShared<Shape>& s = *reinterpret_cast<DecodeShared<Shape>*>(smem + Layout::kShared);
+  const int t = threadIdx.x, lane = t & 31, warp = t >> 5, row8 = lane >> 2, pair = lane & 3;
   char* const stages = smem + warp * Shape::kWarpBytes;  // this warp's [kStages][K | V][kKeys, D]
   const uint32_t stages_smem = smem_address(stages);
-  const uint32_t k_lane = stages_smem + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
-  const uint32_t v_lane = stages_smem + Shape::kHalfBytes + Sw::offset(lane_row_a(lane), lane_chunk_a(lane));
-  const int row8 = lane >> 2, pair = lane & 3;
+  const uint32_t k_lane = stages_smem + Sw::offset(lane_row_a(lane), lane_chunk_a(lane));
+  const uint32_t v_lane = stages_smem + Shape::kHalfBytes + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
   const float scale = kExtra ? 1.f : p.scale_log2;
 
-  for (int row_begin = 0; row_begin < rows; row_begin += Shape::kRows) {
-    const int row_last = min(rows, row_begin + Shape::kRows) - 1;
-    const int first_position = request.q_start + p.group.div(row_begin), last_position = request.q_start + p.group.div(row_last);
-    int key_begin, key_end;
-    visible_keys(p, request.kv_len, first_position, last_position, key_begin, key_end);
-    int tile_begin = key_begin / Shape::kTileKeys, tile_end = (key_end + Shape::kTileKeys - 1) / Shape::kTileKeys;
-    if (splits) split_tiles(p, request.kv_len, Shape::kTileKeys, split, tile_begin, tile_end);
-    // This warp's units: first, first + kWarps, ...; those that start past key_end hold nothing.
-    const int first_unit = tile_begin * kWarps + warp;
-    const int last_unit = min(tile_end * kWarps, (key_end + kKeys - 1) / kKeys);
-    const int count = last_unit > first_unit ? (last_unit - first_unit + kWarps - 1) / kWarps : 0;
+  Loader loader;
+  loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp);
+  Walk<Shape> walk;
+  Work work = {};
+  int split = 0;
+  fetch_ahead(p);
+  wait_for_previous_kernel();
+  if (p.num_splits > 0) {
+    split = blockIdx.x % p.num_splits;
+    const int index = blockIdx.x / p.num_splits;
+    walk.start_fixed(p, p.kv_heads.div(index), p.kv_heads.mod(index), split);
+  } else {
+    work = walk.start(p, s.work, blockIdx.x);
+  }
+  release_dependents();
+  if (walk.done()) return;
+  loader.walk = walk;
+  loader.enter_piece(p, warp);
+#pragma unroll 1  // cold code is dear: once through it for every stage
+  for (int i = 0; i < kStages - 1; ++i) loader.start(p, maps, s.notes, i, warp, lane);
 
-    EntryBlock<Shape, Source, kExtra> entries;
-    const auto start_unit = [&](int i) {
-      if (i < count) {
-        constexpr int kPassRows = 32 / Sw::kChunks;
-        const int unit = first_unit + i * kWarps, stage = i % kStages;
-        if (i % entries.kUnits == 0) entries.refill(p, source, unit, request.kv_len, lane);
-        const uint32_t to = stages_smem + stage * 2 * Shape::kHalfBytes;
-        const bool whole = (unit + 1) * kKeys <= request.kv_len && !(kExtra && p.page_len != nullptr);
+  int stage = 0;              // of the unit to read next
+  uint32_t parity = 0;        // of the stage's phase
+  int64_t line = work.begin;  // the line's tile at which the piece begins
+  for (; !walk.done(); walk.next(p)) {
+    const Request request = walk.request;
+    const int kv_head = walk.kv_head(p), group = static_cast<int>(p.group.divisor), row_begin = walk.block() * Shape::kRows;
+    const ItemRows item = {request, kv_head, row_begin, min(Shape::kRows, request.qo_len * group - row_begin)};
+    const int first_position = request.q_start + p.group.div(row_begin);
+    const int last_position = request.q_start + p.group.div(row_begin + item.rows - 1);
+    const int count = walk.count(), first_unit = walk.first_tile() * kWarps + warp;
+    const bool whole = walk.fixed ? !is_split(p, request.qo_len) : walk.whole();
+    Joiners joiners = {};
+    if (!whole && !walk.fixed) joiners = Joiners::of(work, line - walk.skip, walk.span.length());
+    line += walk.tiles;
+
+    QueryRows<Shape> q;
+    if (count > 0) q.load(p, item, smem + Layout::kQ);
+    float o[kSteps][kRowTiles][4], row_max[kRowTiles][2], row_sum[kRowTiles][2];
 #pragma unroll
-        for (int g = 0; g < Shape::kGroups; ++g) {
-          const int key0 = unit * kKeys + g * kPageGroup;  // first key of the group; its rows follow one another in memory
-          int slot = 0, filled = request.kv_len - key0;
-          if constexpr (Source::kPaged) {
-            const int from = i % entries.kUnits * Shape::kGroups + g;
-            slot = __shfl_sync(0xffffffffu, entries.mine.slot, from);
-            if constexpr (kExtra) {
-              const int in_page = p.page_groups.mod(key0 / kPageGroup) * kPageGroup;
-              filled = min(filled, __shfl_sync(0xffffffffu, entries.mine.filled, from) - in_page);
-              const int start = __shfl_sync(0xffffffffu, entries.mine.start, from);
-              if (lane == 0) s.start[warp][stage][g] = p.page_start != nullptr ? start + in_page : key0;
-            }
-          } else if constexpr (kExtra) {
-            if (lane == 0) s.start[warp][stage][g] = key0;
-          }
-          if constexpr (kExtra) {
-            if (lane == 0) s.fill[warp][stage][g] = filled;
-          }
-          const int base_key = filled > 0 ? key0 : 0;
-          const char* k = source.k_row(p, slot, base_key, kD * 2) + lane % Sw::kChunks * 16;
-          const char* v = source.v_row(p, slot, base_key, kD * 2) + lane % Sw::kChunks * 16;
-          const int64_t k_step = Source::kPaged ? kD * 2 : p.k_token, v_step = Source::kPaged ? kD * 2 : p.v_token;
+    for (int n = 0; n < kRowTiles; ++n) {
+      row_max[n][0] = row_max[n][1] = -INFINITY;
+      row_sum[n][0] = row_sum[n][1] = 0.f;
 #pragma unroll
-          for (int pass = 0; pass < kPageGroup / kPassRows; ++pass) {
-            const int row = lane / Sw::kChunks + pass * kPassRows;
-            const int bytes = whole || row < filled ? 16 : 0;
-            const int64_t at = bytes > 0 ? row : 0;
-            const uint32_t target = to + g * kPageGroup * Sw::kRowBytes + Sw::offset(row, lane % Sw::kChunks);
+      for (int d = 0; d < kSteps; ++d) o[d][n][0] = o[d][n][1] = o[d][n][2] = o[d][n][3] = 0.f;
+    }
+
+    int read = stage;  // the stage that was read last
+    for (int i = 0; i < count; ++i) {
+      loader.wait(stage, parity);
+      __syncwarp();  // the unit is visible to the warp, and the warp is done with the one before
+      loader.start(p, maps, s.notes, stage == 0 ? kStages - 1 : stage - 1, warp, lane);
+      const int unit = first_unit + i * kWarps;
+      const uint32_t at = stage * Shape::kStageBytes;
+      const bool all = !kExtra && (unit + 1) * kKeys <= request.kv_len &&
+                       (!p.causal || (unit + 1) * kKeys - 1 <= first_position) &&
+                       (p.window_left < 0 || unit * kKeys >= last_position - p.window_left);
+      if constexpr (Loader::kClears) {  // what lies behind the last key must not meet a zero probability
+        if (kExtra ? p.page_len != nullptr || (unit + 1) * kKeys > request.kv_len : (unit + 1) * kKeys > request.kv_len) {
+          for (int x = lane; x < kKeys * Sw::kChunks; x += 32) {
+            const int row = x / Sw::kChunks, g = row / kPageGroup;
+            const int fill = kExtra ? s.notes.fill[warp][stage][g] : request.kv_len - unit * kKeys - g * kPageGroup;
+            if (row % kPageGroup < fill) continue;
 #pragma unroll
             for (int segment = 0; segment < Sw::kSegments; ++segment) {
-              cp_async_16(target + segment * kKeys * Sw::kRowBytes, k + at * k_step + segment * Sw::kRowBytes, bytes);
-              cp_async_16(target + segment * kKeys * Sw::kRowBytes + Shape::kHalfBytes, v + at * v_step + segment * Sw::kRowBytes,
-                          bytes);
+              *reinterpret_cast<uint4*>(stages + at + Shape::kHalfBytes + segment * kKeys * Sw::kRowBytes + x * 16) = uint4{};
             }
           }
+          loader.fence();
+          __syncwarp();  // cleared rows are visible to the warp
         }
       }
-      cp_async_commit();
-    };
-#pragma unroll
-    for (int i = 0; i < kStages - 1; ++i) start_unit(i);
-
-    uint32_t q[kD / 16][4];
-    load_q_fragments<kD>(p, request, kv_head, row_begin, rows, lane, q);
-    float o[kD / 8][4];
-    float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0.f, 0.f};
-#pragma unroll
-    for (int j = 0; j < kD / 8; ++j) o[j][0] = o[j][1] = o[j][2] = o[j][3] = 0.f;
-
-    for (int i = 0; i < count; ++i) {
-      cp_async_wait<kStages - 2>();
-      __syncwarp();  // the unit is visible to the warp, and the warp is done with the previous one
-      const int unit = first_unit + i * kWarps, stage_index = i % kStages;
-      const uint32_t stage = stage_index * 2 * Shape::kHalfBytes;
-      start_unit(i + kStages - 1);
-
       if constexpr (kExtra) {
         if (p.k_inv_freq != nullptr) {
-          char* const k_unit = stages + stage;
-          for (int x = lane; x < kKeys * p.rotary_pairs; x += 32) {
-            const int row = x / p.rotary_pairs, d = x - row * p.rotary_pairs, d2 = d + p.rotary_pairs;
-            const auto element = [&](int column) {
-              const int chunk = column / 8,
-                        at = chunk / Sw::kChunks * kKeys * Sw::kRowBytes + Sw::offset(row, chunk % Sw::kChunks);
-              return reinterpret_cast<T*>(k_unit + at) + column % 8;
-            };
-            const float position = static_cast<float>(s.start[warp][stage_index][row / kPageGroup] + row % kPageGroup);
-            float sine, cosine;
-            sincosf(__fmul_rn(position, p.k_inv_freq[d]), &sine, &cosine);
-            sine *= p.rope_scale;
-            cosine *= p.rope_scale;
-            const float a = to_float(*element(d)), b = to_float(*element(d2));
-            *element(d) = from_float<T>(a * cosine - b * sine);
-            *element(d2) = from_float<T>(b * cosine + a * sine);
-          }
+          rotate_keys<T>(p, s.notes, stages + at, warp, stage, lane);
+          loader.fence();
           __syncwarp();  // rotated keys are visible to the warp
         }
       }
 
-      float score[kKeys / 8][4], odd[kKeys / 8][4];  // even and odd k-steps apart: two chains of products instead of one
+      // S' = K Q'. A single tile has its even and odd steps apart: two chains of products instead of one.
+      constexpr bool kTwoChains = kKeyTiles * kRowTiles == 1;
+      float score[kKeyTiles][kRowTiles][4], odd[kTwoChains ? 4 : 1];
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j)
+      for (int m = 0; m < kKeyTiles; ++m)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) score[j][e] = odd[j][e] = 0.f;
+        for (int n = 0; n < kRowTiles; ++n) score[m][n][0] = score[m][n][1] = score[m][n][2] = score[m][n][3] = 0.f;
+      if constexpr (kTwoChains) odd[0] = odd[1] = odd[2] = odd[3] = 0.f;
 #pragma unroll
-      for (int step = 0; step < kD / 16; ++step) {
+      for (int step = 0; step < kSteps; ++step) {
+        uint32_t b[kRowTiles][2];
+        q.at(step, b);
 #pragma unroll
-        for (int j = 0; j < kKeys / 16; ++j) {
-          uint32_t b[4];
-          ldmatrix_x4(b, Sw::template at_step<kKeys>(k_lane + stage, step) + j * 16 * Sw::kRowBytes);
-          mma_16816<T>(step % 2 == 0 ? score[2 * j] : odd[2 * j], q[step], b[0], b[1]);
-          mma_16816<T>(step % 2 == 0 ? score[2 * j + 1] : odd[2 * j + 1], q[step], b[2], b[3]);
-        }
-      }
-      const bool whole = !kExtra && (unit + 1) * kKeys <= request.kv_len &&
-                         (!p.causal || (unit + 1) * kKeys - 1 <= first_position) &&
-                         (p.window_left < 0 || unit * kKeys >= last_position - p.window_left);
+        for (int m = 0; m < kKeyTiles; ++m) {
+          uint32_t a[4];
+          ldmatrix_x4(a, Sw::template at_step<kKeys>(k_lane + at, step) + m * 16 * Sw::kRowBytes);
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) score[j][e] += odd[j][e];
-      if (!whole) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int position = request.q_start + p.group.div(row_begin + row8 + half * 8);
-          const int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
-#pragma unroll
-          for (int j = 0; j < kKeys / 8; ++j)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              float& x = score[j][2 * half + e];
-              const int column = j * 8 + pair * 2 + e, key = unit * kKeys + column;
-              if constexpr (kExtra) {
-                const int g = column / kPageGroup, in_group = column % kPageGroup, at = s.start[warp][stage_index][g] + in_group;
-                const bool visible = in_group < s.fill[warp][stage_index][g] && at <= last && at >= first;
-                float bias = 0.f;
-                if (visible && p.log_weight != nullptr) {
-                  int64_t index = request.kv_begin + static_cast<int64_t>(key);
-                  if constexpr (Source::kPaged) {
-                    const int page_group = key / kPageGroup, entry = p.page_groups.div(page_group);
-                    index = (request.kv_begin + static_cast<int64_t>(entry)) * p.page_size +
-                            p.page_groups.mod(page_group) * kPageGroup + in_group;
-                  }
-                  bias = kLog2E * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
-                }
-                x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * kLog2E : x * p.scale_log2;
-                x = visible ? x + bias : -INFINITY;
-              } else {
-                x = key < request.kv_len && key <= last && key >= first ? x : -INFINITY;
-              }
+          for (int n = 0; n < kRowTiles; ++n) {
+            if constexpr (kTwoChains) {
+              mma_16816<T>(step % 2 == 0 ? score[0][0] : odd, a, b[0][0], b[0][1]);
+            } else {
+              mma_16816<T>(score[m][n], a, b[n][0], b[n][1]);
             }
-        }
-      }
-
-      bool grew = false;
-      float alpha[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float top = -INFINITY;
-#pragma unroll
-        for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(score[j][2 * half], score[j][2 * half + 1]));
-        top = quad_max(top);
-        const float old = row_max[half];
-        const bool moves = __fmul_rn(top - old, scale) > kMaxSlack;  // false when both are -inf
-        row_max[half] = moves ? top : old;
-        alpha[half] = moves ? exp2_approx(__fmul_rn(old - top, scale)) : 1.f;
-        grew |= moves;
-        const float offset = row_max[half] == -INFINITY ? 0.f : __fmul_rn(row_max[half], scale);
-        float sum = 0.f;
-#pragma unroll
-        for (int j = 0; j < kKeys / 8; ++j)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& x = score[j][2 * half + e];
-            x = exp2_approx(__fmaf_rn(x, scale, -offset));
-            sum += x;
           }
-        row_sum[half] = __fmaf_rn(row_sum[half], alpha[half], sum);
-      }
-      if (__any_sync(0xffffffffu, grew)) {
-#pragma unroll
-        for (int j = 0; j < kD / 8; ++j) {
-          o[j][0] *= alpha[0];
-          o[j][1] *= alpha[0];
-          o[j][2] *= alpha[1];
-          o[j][3] *= alpha[1];
         }
       }
+      if constexpr (kTwoChains) {
 #pragma unroll
-      for (int j = 0; j < kKeys / 16; ++j) {
-        const uint32_t a[4] = {pack2<T>(score[2 * j][0], score[2 * j][1]), pack2<T>(score[2 * j][2], score[2 * j][3]),
-                               pack2<T>(score[2 * j + 1][0], score[2 * j + 1][1]),
-                               pack2<T>(score[2 * j + 1][2], score[2 * j + 1][3])};
-#pragma unroll
-        for (int step = 0; step < kD / 16; ++step) {
-          uint32_t b[4];
-          ldmatrix_x4_transposed(b, Sw::template at_step<kKeys>(v_lane + stage, step) + j * 16 * Sw::kRowBytes);
-          mma_16816<T>(o[2 * step], a, b[0], b[1]);
-          mma_16816<T>(o[2 * step + 1], a, b[2], b[3]);
-        }
+        for (int e = 0; e < 4; ++e) score[0][0][e] += odd[e];
       }
-    }
 
-    // The warp's state, in its own stage memory as [16, D] f32.
-    cp_async_wait<0>();
-    __syncwarp();
-    float* const mine = reinterpret_cast<float*>(stages);
+      // Element e of a tile: key row8 + 8 (e / 2), row 2 pair + e % 2.
+      if (!all) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float sum = quad_sum(row_sum[half]);
-      const int row = row8 + half * 8;
-      if (pair == 0) {
-        s.max[warp][row] = row_max[half] * scale;
-        s.sum[warp][row] = sum;
+        for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const int position = request.q_start + p.group.div(row_begin + n * 8 + pair * 2 + r);
+            const int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
+#pragma unroll
+            for (int m = 0; m < kKeyTiles; ++m)
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                float& x = score[m][n][2 * half + r];
+                const int in_group = half * 8 + row8, key = unit * kKeys + m * 16 + in_group;
+                if constexpr (kExtra) {
+                  const int place = s.notes.start[warp][stage][m] + in_group;
+                  const bool visible = in_group < s.notes.fill[warp][stage][m] && place <= last && place >= first;
+                  float bias = 0.f;
+                  if (visible && p.log_weight != nullptr) {
+                    int64_t index = request.kv_begin + static_cast<int64_t>(key);
+                    if constexpr (Source::kPaged) {
+                      const int page_group = key / kPageGroup, entry = p.page_groups.div(page_group);
+                      index = (request.kv_begin + static_cast<int64_t>(entry)) * p.page_size +
+                              p.page_groups.mod(page_group) * kPageGroup + in_group;
+                    }
+                    bias = kLog2E * p.log_weight[index * p.log_weight_token + kv_head * p.log_weight_head];
+                  }
+                  x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * kLog2E : x * p.scale_log2;
+                  x = visible ? x + bias : -INFINITY;
+                } else {
+                  x = key < request.kv_len && key <= last && key >= first ? x : -INFINITY;
+                }
+              }
+          }
       }
+
+      // Whether some row's maximum moves, one vote tells; it seldom does. The maximum itself is exact, so that a key that takes
+      // all has probability 1 and its row of V comes out as it is.
+      bool grows = false;
+      float top[kRowTiles][2];
 #pragma unroll
-      for (int j = 0; j < kD / 8; ++j)
-        *reinterpret_cast<float2*>(mine + row * kD + j * 8 + pair * 2) = make_float2(o[j][2 * half], o[j][2 * half + 1]);
+      for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          top[n][r] = fmaxf(score[0][n][r], score[0][n][2 + r]);
+#pragma unroll
+          for (int m = 1; m < kKeyTiles; ++m) top[n][r] = fmaxf(top[n][r], fmaxf(score[m][n][r], score[m][n][2 + r]));
+          grows |= top[n][r] > row_max[n][r];
+        }
+      if (__any_sync(0xffffffffu, grows)) {
+#pragma unroll
+        for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const float most = column_max(top[n][r]), old = row_max[n][r];
+            const bool moves = most > old;
+            const float alpha = moves ? exp2_approx(__fmul_rn(old - most, scale)) : 1.f;
+            row_max[n][r] = moves ? most : old;
+            row_sum[n][r] *= alpha;
+#pragma unroll
+            for (int d = 0; d < kSteps; ++d) o[d][n][r] *= alpha, o[d][n][2 + r] *= alpha;
+          }
+      }
+      uint32_t prob[kKeyTiles][kRowTiles][2];  // P' as B fragments (k = key, n = row)
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) {
+        float offset[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) offset[r] = row_max[n][r] == -INFINITY ? 0.f : __fmul_rn(row_max[n][r], scale);
+#pragma unroll
+        for (int m = 0; m < kKeyTiles; ++m) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float x = exp2_approx(__fmaf_rn(score[m][n][2 * half], scale, -offset[0]));
+            const float y = exp2_approx(__fmaf_rn(score[m][n][2 * half + 1], scale, -offset[1]));
+            row_sum[n][0] += x, row_sum[n][1] += y;
+            prob[m][n][half] = movmatrix_transposed(pack2<T>(x, y));
+          }
+        }
+      }
+
+      // O' += V' P'
+#pragma unroll
+      for (int m = 0; m < kKeyTiles; ++m) {
+#pragma unroll
+        for (int d = 0; d < kSteps; ++d) {
+          uint32_t a[4];
+          ldmatrix_x4_transposed(a, Sw::template at_step<kKeys>(v_lane + at, d) + m * 16 * Sw::kRowBytes);
+#pragma unroll
+          for (int n = 0; n < kRowTiles; ++n) mma_16816<T>(o[d][n], a, prob[m][n][0], prob[m][n][1]);
+        }
+      }
+      read = stage;
+      if (++stage == kStages) stage = 0, parity ^= 1;
     }
-    __syncthreads();  // all threads: every warp's state is visible
 
     constexpr int kPieces = kD / 4;
-    for (int x = t; x < (row_last - row_begin + 1) * kPieces; x += Shape::kThreads) {
-      const int in_tile = x / kPieces, piece = x - in_tile * kPieces, row = row_begin + in_tile;
-      const int query = p.group.div(row), head = kv_head * group + row - query * group;
+    if (count > 0) {
+      __syncwarp();  // the warp is done with the stage read last, which takes its state
+      float* const mine = reinterpret_cast<float*>(stages + read * Shape::kStageBytes);
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int row = n * 8 + pair * 2 + r;
+          const float sum = column_sum(row_sum[n][r]);
+          if (row8 == 0) s.max[warp][row] = row_max[n][r] * scale, s.sum[warp][row] = sum;
+#pragma unroll
+          for (int d = 0; d < kSteps; ++d)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              mine[row * kD + staggered(row, d * 16 + half * 8 + row8)] = o[d][n][2 * half + r];
+        }
+      loader.fence();
+      __syncthreads();  // all threads: every warp's state is visible
+    }
+    for (int x = t; x < item.rows * kPieces; x += Shape::kThreads) {
+      const int row = x / kPieces, piece = x - row * kPieces;
       SoftmaxState<Base2> state;
       float4 acc = {0.f, 0.f, 0.f, 0.f};
+      if (count > 0) {
+        const char* from = smem + read * Shape::kStageBytes + (row * kD + staggered(row, piece * 4)) * 4;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        SoftmaxState<Base2> part;
-        part.max = s.max[w][in_tile];
-        part.sum = s.sum[w][in_tile];
-        const bool empty = part.empty();
-        const MergeFactors f = state.merge(part);
-        if (empty) continue;
-        const float4 theirs = *reinterpret_cast<const float4*>(smem + w * Shape::kWarpBytes + (in_tile * kD + piece * 4) * 4);
-        acc.x = acc.x * f.mine + theirs.x * f.theirs;
-        acc.y = acc.y * f.mine + theirs.y * f.theirs;
-        acc.z = acc.z * f.mine + theirs.z * f.theirs;
-        acc.w = acc.w * f.mine + theirs.w * f.theirs;
+        for (int w = 0; w < kWarps; ++w) state.max = fmaxf(state.max, s.max[w][row]);
+        const float base = state.empty() ? 0.f : state.max;  // empty parts weigh 2^-inf = 0
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) {
+          const float weight = exp2_approx(s.max[w][row] - base);
+          const float4 theirs = *reinterpret_cast<const float4*>(from + w * Shape::kWarpBytes);
+          state.sum += weight * s.sum[w][row];
+          acc.x += weight * theirs.x, acc.y += weight * theirs.y, acc.z += weight * theirs.z, acc.w += weight * theirs.w;
+        }
       }
-      const bool some = !state.empty();
-      if (!splits && p.sink != nullptr && some) {
-        SoftmaxState<Base2> sink;
-        sink.max = p.sink[head] * kLog2E;
-        sink.sum = 1.f;
-        const float factor = state.merge(sink).mine;
-        acc.x *= factor, acc.y *= factor, acc.z *= factor, acc.w *= factor;
-      }
-      const float inverse = some ? 1.f / state.sum : 0.f;
-      acc.x *= inverse, acc.y *= inverse, acc.z *= inverse, acc.w *= inverse;
-      if (splits) {
-        const int64_t at = (split * p.part_rows + partial_row(p, request, query)) * p.num_qo_heads + head;
-        if (piece == 0) p.part_lse[at] = state.lse();
-        if (some) *reinterpret_cast<float4*>(p.part_out + at * kD + piece * 4) = acc;
+      if (whole) {
+        write_output<T, Shape>(p, item, row, piece, state, acc);
+      } else if (walk.fixed) {
+        write_split<Shape>(p, item, split, row, piece, state, acc);
       } else {
-        const int64_t token = request.qo_begin + query;
-        if (piece == 0 && p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = state.lse();
-        *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + piece * 8) =
-            make_uint2(pack2<T>(acc.x, acc.y), pack2<T>(acc.z, acc.w));
+        write_partial<Shape>(p, 2 * blockIdx.x + (walk.skip == 0 ? 1 : 0), row, piece, state, acc);
       }
     }
-    __syncthreads();  // all threads: stage memory is free again
+    if (!whole && !walk.fixed) {
+      join_item<T, Shape>(p, s.last_to_join, joiners, item);
+    } else if (count > 0) {
+      __syncthreads();  // all threads: the states were read, and their stages may be filled
+    }
   }
+  loader.drain();
 }
 
-template <typename T, class Shape, class Source, bool kExtra>
-cudaError_t launch_decode(const AttentionParams& p, cudaStream_t stream) {
-  constexpr int kBytes = decode_smem_bytes<Shape>();
-  static_assert(kBytes <= 99 * 1024, "over what sm_86 gives a CTA");
-  const auto kernel = decode_kernel<T, Shape, Source, kExtra>;
-  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm)
+    decode_kernel(const __grid_constant__ AttentionParams p, const __grid_constant__ DecodeMaps maps) {
+  if constexpr (kRunsHere<kLoads>) decode_cta<T, Shape, Source, kExtra, kLoads>(p, maps);
+}
+
+// The descriptors of K and V for bulk copies. Paged: (column, 16 bytes of offset in the page slot, row, page slot), so that heads
+// may start at any multiple of 16; ragged: (column, token, head).
+template <class Shape>
+cudaError_t encode_maps(const AttentionParams& p, DecodeMaps& maps) {
+  using Sw = Swizzle<Shape::kHeadDim>;
+  constexpr uint64_t kD = Shape::kHeadDim;
+  constexpr uint32_t kColumns = Sw::kChunks * 8;
+  const uint32_t rows = p.box_rows;
+  if (p.paged()) {
+    if (p.num_page_slots == 0) return cudaSuccess;
+    return encode_tensor_map(&maps.k, {const_cast<char*>(p.pages),
+                                       4,
+                                       {kD, static_cast<uint64_t>(p.page_slot / 16), static_cast<uint64_t>(p.page_size),
+                                        static_cast<uint64_t>(p.num_page_slots)},
+                                       {16, kD * 2, static_cast<uint64_t>(p.page_slot)},
+                                       {kColumns, 1, rows, 1}});
+  }
+  if (p.total_kv == 0) return cudaSuccess;
+  const auto ragged = [&](CUtensorMap* map, const char* base, int64_t token, int64_t head) {
+    return encode_tensor_map(map, {const_cast<char*>(base),
+                                   3,
+                                   {kD, static_cast<uint64_t>(p.total_kv), static_cast<uint64_t>(p.num_kv_heads)},
+                                   {static_cast<uint64_t>(token), static_cast<uint64_t>(head)},
+                                   {kColumns, rows, 1}});
+  };
+  const cudaError_t status = ragged(&maps.k, p.k, p.k_token, p.k_head);
+  return status == cudaSuccess ? ragged(&maps.v, p.v, p.v_token, p.v_head) : status;
+}
+
+template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
+cudaError_t launch_decode(const AttentionPlan& plan, cudaStream_t stream) {
+  constexpr int kBytes = DecodeLayout<Shape>::kBytes;
+  static_assert(kBytes <= Shape::kTile.smem_bytes(Shape::kHeadDim) && kBytes <= 227 * 1024);
+  const AttentionParams& p = plan.params;
+  const auto kernel = decode_kernel<T, Shape, Source, kExtra, kLoads>;
+  cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  DecodeMaps maps = {};
+  if (status == cudaSuccess && plan.bulk_copies) status = encode_maps<Shape>(p, maps);
   if (status != cudaSuccess) return status;
-  kernel<<<p.batch * p.num_kv_heads * p.num_splits, Shape::kThreads, kBytes, stream>>>(p);
-  return cudaGetLastError();
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(p.num_splits > 0 ? p.batch * p.num_kv_heads * p.num_splits : p.slots);
+  config.blockDim = dim3(Shape::kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = plan.bulk_copies ? 1 : 0;  // sm_90: set up while the kernel before it drains
+  return cudaLaunchKernelEx(&config, kernel, p, maps);
 }
 
 }  // namespace kvasir::cuda

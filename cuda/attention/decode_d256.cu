@@ -1,5 +1,5 @@
 // Decode kernels at head_dim 256: one file a head_dim, so that they compile side by side.
-#include "instantiate.cuh"
+#include "instantiate_decode.cuh"
 
 namespace kvasir::cuda {
 

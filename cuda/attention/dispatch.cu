@@ -39,9 +39,16 @@ cudaError_t launch_main(const AttentionPlan& plan, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, cudaStream_t stream) {
+cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, unsigned* arrivals,
+                          cudaStream_t stream) {
   AttentionParams& p = plan.params;
   if (p.total_q == 0 || p.num_qo_heads == 0 || p.batch == 0) return cudaSuccess;
+  if (plan.kernel == AttentionKernel::decode && p.num_splits == 0) {
+    p.part_out = static_cast<float*>(workspace);
+    p.part_lse = p.part_out + int64_t{slots_per_worker(plan.decode_rows)} * p.slots * plan.decode_rows * p.head_dim;
+    p.arrivals = arrivals;
+    return launch_main(plan, stream);
+  }
   if (p.num_splits > 1) {
     p.part_out = static_cast<float*>(workspace);
     p.part_lse = p.part_out + p.num_splits * p.part_rows * p.num_qo_heads * p.head_dim;

@@ -10,6 +10,7 @@
 
 #include "../../native/core/dtype.h"
 #include "../../native/core/merge.h"
+#include "../common/dependent_launch.cuh"
 #include "../common/mma.cuh"
 #include "request.cuh"
 
@@ -77,9 +78,7 @@ constexpr int kMergeThreads = 128;
 
 template <typename In, typename Out, int kVec, int kRowWarps>
 __global__ void __launch_bounds__(kMergeThreads) merge_rows_kernel(const __grid_constant__ MergeRows m) {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  wait_for_previous_kernel();
   __shared__ float sums[kMergeThreads / 32][32 * kVec];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row_warp = warp % kRowWarps;
   const int64_t index = blockIdx.x * static_cast<int64_t>(kMergeThreads / 32 / kRowWarps) + warp / kRowWarps;

@@ -12,6 +12,11 @@
 namespace kvasir::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+inline constexpr int kLeastTiles = 1;    // key tiles that are worth a worker of a stream-K line and its partial
+inline constexpr int kMaxWorkers = 256;  // of a line
+// Partials a worker, by the rows of a block: its two pieces, and one for each level but the last of the tree that merges
+// kMaxWorkers of them (decode_join.cuh).
+constexpr int slots_per_worker(int rows) { return rows <= 8 ? 3 : 5; }
 inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
 
 struct AttentionParams {
@@ -28,18 +33,32 @@ struct AttentionParams {
   int64_t log_weight_token, log_weight_head;  // elements; head 0 when shared by all heads
   FastDiv group;                              // num_qo_heads / num_kv_heads
   FastDiv page_groups;                        // page_size / kPageGroup
+  FastDiv kv_heads;                           // num_kv_heads
+  int qo_each, kv_each;                       // tokens a request where no indptr tells
   int batch, total_q, total_kv, num_qo_heads, num_kv_heads, head_dim, page_size, rotary_pairs;
   float sm_scale, scale_log2, soft_cap, rope_scale;  // scale_log2 = sm_scale * log2(e)
   int window_left;
   bool causal, per_head_rows, batch_invariant;
 
-  // Launch: row tiles over all requests (an upper bound), heads that run side by side, splits of the keys, and where partials go.
+  // Launch: row tiles over all requests (an upper bound), heads that run side by side, splits of the keys (decode: 0 for
+  // stream-K), and where partials go.
   int num_tiles, heads_per_section, num_splits;
   int split_tokens;  // > 0: only requests of at most so many queries are split, and their partials sit at [request * split_tokens
                      // + i]
   float* part_out;   // [num_splits, part_rows, num_qo_heads, head_dim]
   float* part_lse;   // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
+
+  // Decode by stream-K: CTAs of the grid, and arrival counters (zeros between launches: runtime/counters.h). part_out
+  // [slots_per_worker * slots, rows of a block, head_dim], part_lse likewise with (max, sum) a row.
+  int slots;
+  // Planning's divisions, made here: workers and items of a line that is long enough for all CTAs and whose items, so many, are
+  // of one length (stream_k_workers).
+  int even_items, even_workers;
+  FastDiv by_slots, by_even_workers;
+  unsigned* arrivals;
+  int num_page_slots, num_entries;
+  int box_rows;  // key rows of one bulk tensor copy
 
   KVASIR_HD bool paged() const { return pages != nullptr; }
 };
@@ -56,7 +75,9 @@ struct AttentionPlan {
   int32_t dtype = 0;
   bool extra = false;  // the general instantiation: soft cap, log weights, explicit positions, keys rotated on the way in
   AttentionParams params = {};
-  size_t workspace = 0;  // bytes of partials
+  int decode_rows = 0;       // rows of a block of the decode kernel: 8, 16 or 32
+  bool bulk_copies = false;  // sm_90: K and V come by bulk tensor copies
+  size_t workspace = 0;      // bytes of partials
 };
 
 // Pure: the kernel, its grid bounds and its scratch, from shapes and scalars only. kernel is `none` where no kernel takes the
@@ -79,7 +100,7 @@ cudaError_t launch_simt(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_combine(const AttentionPlan&, const Hardware&, cudaStream_t);
 cudaError_t launch_merge_parts(const kvasir_merge_args&, cudaStream_t);
 
-// Runs a plan; `workspace` holds plan.workspace bytes.
-cudaError_t run_attention(AttentionPlan, const Hardware&, void* workspace, cudaStream_t);
+// Runs a plan; `workspace` holds plan.workspace bytes, `arrivals` kCounters zeros that no launch at the same time uses.
+cudaError_t run_attention(AttentionPlan, const Hardware&, void* workspace, unsigned* arrivals, cudaStream_t);
 
 }  // namespace kvasir::cuda

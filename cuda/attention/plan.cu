@@ -2,9 +2,11 @@
 // kernel?", "how much scratch?" and "supported?" alike, and never waits for a length that lives on the device.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "../../native/core/attention_batch.h"
 #include "../../native/core/dtype.h"
+#include "../../native/core/stream_k.h"
 #include "params.h"
 #include "shapes.h"
 
@@ -67,8 +69,13 @@ AttentionParams params_of(const kvasir_attention_args& a) {
   p.num_kv_heads = static_cast<int>(paged ? a.page_offsets.shape[0] : a.k.shape[1]);
   p.total_kv = paged ? 0 : static_cast<int>(a.k.shape[0]);
   p.page_size = paged ? a.page_size : kPageGroup;
+  p.num_page_slots = paged ? static_cast<int>(a.pages.shape[0]) : 0;
+  p.num_entries = paged ? static_cast<int>(a.page_indices.shape[0]) : 0;
   p.group = FastDiv(static_cast<uint32_t>(p.num_qo_heads / p.num_kv_heads));
   p.page_groups = FastDiv(static_cast<uint32_t>(p.page_size / kPageGroup));
+  p.kv_heads = FastDiv(static_cast<uint32_t>(p.num_kv_heads));
+  p.qo_each = p.total_q / std::max(p.batch, 1);
+  p.kv_each = p.total_kv / std::max(p.batch, 1);
   p.rotary_pairs = a.k_inv_freq.rank > 0 ? static_cast<int>(a.k_inv_freq.shape[0]) : 0;
   p.rope_scale = a.k_rope_scale == 0.f ? 1.f : a.k_rope_scale;
   p.sm_scale = a.sm_scale == 0.f ? 1.f / std::sqrt(static_cast<float>(p.head_dim)) : a.sm_scale;
@@ -107,6 +114,38 @@ int choose_splits(int64_t ctas, int64_t slots, int64_t most, int waves) {
   return static_cast<int>(splits);
 }
 
+// Whether the device has bulk copies and this build has the code that uses them.
+bool has_bulk_copies(const Hardware& hardware) {
+  constexpr int kArchitectures[] = {__CUDA_ARCH_LIST__};  // as 800, 900
+  return hardware.cc_major >= 9 && *std::max_element(std::begin(kArchitectures), std::end(kArchitectures)) >= 900;
+}
+
+// Stream-K over all CTAs, or an asked-for number of equal splits for every request.
+void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const DecodeTile& tile, const Hardware& hardware) {
+  AttentionParams& p = plan.params;
+  plan.kernel = AttentionKernel::decode;
+  plan.decode_rows = tile.rows;
+  plan.bulk_copies = has_bulk_copies(hardware);
+  // A copy's box must lie in one page.
+  p.box_rows = p.paged() && p.page_size % tile.keys != 0 ? kPageGroup : tile.keys;
+  p.num_splits = std::min(a.num_splits, 256);
+  if (p.num_splits == 0) {
+    p.slots = std::min(hardware.sm_count * tile.ctas_per_sm, kMaxWorkers);
+    p.by_slots = FastDiv(static_cast<uint32_t>(p.slots));
+    const int64_t group = p.num_qo_heads / p.num_kv_heads;
+    const int64_t items = int64_t{p.batch} * p.num_kv_heads * ceil_div(p.qo_each * group, tile.rows);
+    if (p.qo_indptr == nullptr && items > 0 && items <= p.slots) {
+      p.even_items = static_cast<int>(items);
+      p.even_workers = stream_k_workers(items * p.slots, items, p.slots, p.slots, kLeastTiles);
+      p.by_even_workers = FastDiv(static_cast<uint32_t>(p.even_workers));
+    }
+    plan.workspace = static_cast<size_t>(slots_per_worker(tile.rows) * p.slots) * tile.rows * (p.head_dim + 2) * sizeof(float);
+  } else if (p.num_splits > 1) {
+    p.part_rows = p.total_q;
+    plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);
+  }
+}
+
 }  // namespace
 
 AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& hardware) {
@@ -133,10 +172,10 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     plan.kernel = AttentionKernel::simt;
     ctas = ceil_div(static_cast<int64_t>(p.total_q) * p.num_qo_heads, 4);
     waves = 4;
-  } else if (rows <= 16 && !p.batch_invariant) {
-    plan.kernel = AttentionKernel::decode;
-    ctas = batch * p.num_kv_heads;
-    waves = 4;
+  } else if (const DecodeTile* tile = p.batch_invariant ? nullptr : find_decode_tile(*shape, has_bulk_copies(hardware), rows);
+             tile != nullptr) {
+    plan_decode(plan, a, *tile, hardware);
+    return plan;
   } else {
     plan.kernel = rows <= shape->small.rows ? AttentionKernel::prefill_small : AttentionKernel::prefill;
     const int tile_rows = plan.kernel == AttentionKernel::prefill ? shape->prefill.rows : shape->small.rows;
@@ -152,8 +191,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     tile_keys = 256;  // a split shorter than that costs more than it balances
   }
 
-  // One decode CTA draws a multiprocessor's share of the bandwidth; a second one there would only add partials.
-  const bool paired = plan.kernel != AttentionKernel::decode && hardware.smem_per_sm >= 160 * 1024;
+  const bool paired = hardware.smem_per_sm >= 160 * 1024;
   const int64_t slots = static_cast<int64_t>(hardware.sm_count) * (paired ? kCtasPerSm : 1);
   if (a.num_splits > 0) {
     p.num_splits = std::min(a.num_splits, 256);

@@ -12,6 +12,7 @@
 #pragma once
 #include <type_traits>
 
+#include "../common/dependent_launch.cuh"
 #include "prefill_load.cuh"
 
 namespace kvasir::cuda {

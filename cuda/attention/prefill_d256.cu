@@ -1,5 +1,5 @@
 // Prefill kernels at head_dim 256: one file a head_dim, so that they compile side by side.
-#include "instantiate.cuh"
+#include "instantiate_prefill.cuh"
 
 namespace kvasir::cuda {
 

@@ -20,7 +20,7 @@ __device__ __forceinline__ void load_queries(const AttentionParams& p, int index
     begin = p.qo_indptr[index];
     len = p.qo_indptr[index + 1] - begin;
   } else {
-    len = p.total_q / p.batch;
+    len = p.qo_each;
     begin = index * len;
   }
 }
@@ -37,7 +37,7 @@ __device__ __forceinline__ Request load_request(const AttentionParams& p, int in
     r.kv_begin = p.kv_indptr[index];
     r.kv_len = p.kv_indptr[index + 1] - r.kv_begin;
   } else {
-    r.kv_len = p.total_kv / p.batch;
+    r.kv_len = p.kv_each;
     r.kv_begin = index * r.kv_len;
   }
   r.q_start = p.q_start != nullptr ? p.q_start[index] : r.kv_len - r.qo_len;

@@ -5,6 +5,7 @@
 // key (its whole dot product, q from shared memory); the warp agrees on the new maximum; then all lanes, along head_dim, add the
 // visible keys' V rows one after another. A key that is not visible is never read. No barrier but the warp's own.
 #include "../../native/core/merge.h"
+#include "../common/dependent_launch.cuh"
 #include "../common/mma.cuh"
 #include "request.cuh"
 

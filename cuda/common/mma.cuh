@@ -59,12 +59,7 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Lets a kernel that was launched as this one's programmatic dependent start; it still waits for this one's end before it reads.
-__device__ __forceinline__ void release_dependents() {
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
+__device__ __forceinline__ void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
@@ -105,7 +100,26 @@ __device__ __forceinline__ T from_float(float x) {
   }
 }
 
-// The reductions over the four lanes that share a row of a C tile.
+// An 8x8 tile of 16-bit elements, row `lane / 4` and columns 2 (lane % 4).. a lane, transposed.
+__device__ __forceinline__ uint32_t movmatrix_transposed(uint32_t a) {
+  uint32_t r;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(a));
+  return r;
+}
+
+// The reductions over the eight lanes that share a column of a C tile ...
+__device__ __forceinline__ float column_max(float x) {
+#pragma unroll
+  for (int offset = 4; offset < 32; offset *= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+__device__ __forceinline__ float column_sum(float x) {
+#pragma unroll
+  for (int offset = 4; offset < 32; offset *= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
+// ... and over the four that share a row.
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));

@@ -2,6 +2,7 @@
 // [total, num_qo_heads, head_dim], when given, is rotated in place. Head h's K of slot s lies page_offsets[h][0] bytes into page
 // s / page_size, V page_offsets[h][1]. Slots outside the pool are skipped. One CTA a token and share of its vectors.
 #include "../common/check.h"
+#include "../common/dependent_launch.cuh"
 #include "../ops.h"
 #include "rotation.cuh"
 
@@ -25,6 +26,7 @@ struct Params {
 // elements each.
 template <class T, int kCount>
 __global__ void append_kernel(const Params p) {
+  release_dependents();  // attention, which may set itself up and fetch older tokens meanwhile
   using V = Vector<T, kCount>;
   __shared__ float cosine[kMaxHalf], sine[kMaxHalf];
   const int64_t token = blockIdx.x;

@@ -6,6 +6,7 @@
 
 #include "../../native/core/status.h"
 #include "blas.h"
+#include "counters.h"
 #include "probe.h"
 #include "watcher.h"
 
@@ -80,6 +81,7 @@ kvasir_status kvasir_device::open(const kvasir_device_options& options, kvasir_d
     delete device;
     return status;
   }
+  device->counters_ = std::make_unique<kvasir::cuda::CounterPool>();
   device->blas_ = std::make_unique<kvasir::cuda::Blas>(*device);
   device->watcher_ = std::make_unique<kvasir::cuda::Watcher>(*device);
   *out = device;

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "../../native/core/status.h"
+#include "counters.h"
 #include "host_kernels.h"
 #include "pinned.h"
 #include "watcher.h"
@@ -103,7 +105,9 @@ kvasir_status kvasir_stream::create(kvasir_device& device, kvasir_stream** out, 
   if (status == KVASIR_OK)
     status =
         device.check(cudaHostAlloc(&stream->staging_, kStagingBytes, cudaHostAllocDefault), "a stream's staging memory", err);
+  if (status == KVASIR_OK) status = device.check(device.counters().take(&stream->counters_), "a stream's counters", err);
   if (status != KVASIR_OK) {
+    if (stream->staging_ != nullptr) cudaFreeHost(stream->staging_);
     if (stream->handle_ != nullptr) cudaStreamDestroy(stream->handle_);
     stream->handle_ = nullptr;
     delete stream;
@@ -128,6 +132,8 @@ kvasir_stream::~kvasir_stream() {
   }
   device_.check(cudaStreamDestroy(handle_), "the end of a stream", nullptr);
   device_.check(cudaFreeHost(staging_), "the end of a stream", nullptr);
+  device_.counters().give_back(counters_);
+  device_.counters().give_back(recording_counters_);
 }
 
 kvasir_status kvasir_stream::refuse_in_recording(const char* what, kvasir_error* err) const {
@@ -213,6 +219,10 @@ kvasir_status kvasir_stream::flag_wait(const uint64_t* flag, uint64_t value, con
 kvasir_status kvasir_stream::record_begin(kvasir_error* err) {
   if (const kvasir_status status = device_.enter(err); status != KVASIR_OK) return status;
   if (recording_) return fail(err, KVASIR_INVALID_ARGUMENT, "The stream is recording a program already; end that one first.");
+  if (recording_counters_ == nullptr) {
+    const cudaError_t taken = device_.counters().take(&recording_counters_);
+    if (taken != cudaSuccess) return device_.check(taken, "a recording's counters", err);
+  }
   const cudaError_t result = device_.watcher().while_unwatched([this] {
     const cudaError_t begun = cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed);
     recording_ = begun == cudaSuccess;
@@ -243,6 +253,7 @@ kvasir_status kvasir_stream::record_end(kvasir_program** out, kvasir_error* err)
     delete program;
     return device_.check(result, "the instantiation of a program", err);
   }
+  program->counters = std::exchange(recording_counters_, nullptr);
   *out = program;
   return KVASIR_OK;
 }

@@ -12,6 +12,7 @@ struct kvasir_program {
   kvasir_device* device = nullptr;
   cudaGraphExec_t graph = nullptr;
   cudaEvent_t launched = nullptr;  // recorded after every launch: the graph is in use until it has passed
+  unsigned* counters = nullptr;
 };
 
 struct kvasir_stream {
@@ -24,6 +25,8 @@ struct kvasir_stream {
   kvasir_device& device() { return device_; }
   cudaStream_t handle() const { return handle_; }
   bool recording() const { return recording_; }
+  // The arrival counters of what is enqueued now, on the stream or in a recording (counters.h).
+  unsigned* counters() const { return recording_ ? recording_counters_ : counters_; }
 
   kvasir_status synchronize(kvasir_error*);
   kvasir_status callback(void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error*);
@@ -44,6 +47,7 @@ struct kvasir_stream {
   kvasir_device& device_;
   cudaStream_t handle_ = nullptr;
   void* staging_ = nullptr;
+  unsigned *counters_ = nullptr, *recording_counters_ = nullptr;
   bool recording_ = false;
   std::array<cudaEvent_t, KVASIR_STAMP_SLOTS> stamps_{};
   std::array<bool, KVASIR_STAMP_SLOTS> stamped_{};

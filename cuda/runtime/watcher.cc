@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "counters.h"
+
 namespace kvasir::cuda {
 
 namespace {
@@ -118,6 +120,7 @@ void Watcher::sweep(bool all) {
     }
     device_.check(cudaGraphExecDestroy(program->graph), "the end of a program", nullptr);
     device_.check(cudaEventDestroy(program->launched), "the end of a program", nullptr);
+    device_.counters().give_back(program->counters);
     delete program;
   }
 }

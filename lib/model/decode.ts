@@ -6,6 +6,11 @@ import type { Tensor } from "../tensor.js";
 import { checkSampling, type DecodeProgram, type DecodePrograms, type Sampling } from "./decode_program.js";
 import type { Transformer } from "./transformer.js";
 
+export interface DecodeOptions {
+  /** A step is recorded once and launched as a whole; false enqueues its ops one by one, every time. Default true. */
+  recorded?: boolean | undefined;
+}
+
 /**
  * A batch of decoding sequences. Each `step` enqueues one step and returns at once with a promise of the chosen tokens, one per sequence;
  * the next step needs no answer from the last, so callers may run a step ahead of what they read.
@@ -16,6 +21,7 @@ export class DecodeBatch implements Disposable {
   readonly #stream: Stream;
   readonly #programs: DecodePrograms;
   readonly #program: DecodeProgram;
+  readonly #recorded: boolean;
   readonly #active: Int32Array;
   /** Table rows as the device knows them, by group. */
   readonly #rowStart: Int32Array[];
@@ -27,6 +33,7 @@ export class DecodeBatch implements Disposable {
     programs: DecodePrograms,
     sequences: readonly Sequence[],
     sampling: readonly Sampling[],
+    { recorded = true }: DecodeOptions = {},
   ) {
     if (sampling.length !== sequences.length) {
       throw new KvasirError(
@@ -39,6 +46,7 @@ export class DecodeBatch implements Disposable {
     this.#transformer = transformer;
     this.#stream = stream;
     this.#programs = programs;
+    this.#recorded = recorded;
     const program = programs.take(
       sequences.length,
       sampling.every(({ temperature = 0 }) => temperature === 0),
@@ -74,6 +82,12 @@ export class DecodeBatch implements Disposable {
    * @throws ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed.
    */
   step(): Promise<Int32Array> {
+    this.enqueueStep();
+    return this.#read();
+  }
+
+  /** A step whose tokens nobody reads: `step` without its answer. @throws ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed. */
+  enqueueStep(): void {
     if (this.#disposed) throw new KvasirError("ERR_KVASIR_DISPOSED", "Decode batch was disposed; make another");
     const { cache } = this.#transformer.parts;
     const rows = this.sequences.flatMap((sequence, i) => (this.#active[i] === 1 ? [cache.rowOf(sequence)] : []));
@@ -83,12 +97,12 @@ export class DecodeBatch implements Disposable {
     );
     cache.flush();
     this.#followMoves();
-    this.#program.launch();
+    if (this.#recorded) this.#program.launch();
+    else this.#program.enqueue();
     for (const row of rows) {
       cache.commit(row, 1);
       cache.releaseBehindWindow(row);
     }
-    return this.#read();
   }
 
   /** Logits `[rows, vocab]` f32 of the latest step, for ops on the same stream; the first rows are the sequences'. */

@@ -1,4 +1,4 @@
-/** A model on a device: weights, cache and programs, made from the folder of a Hugging Face checkpoint. */
+/** A model on a device: weights, cache and programs, made from the folder of a Hugging Face checkpoint, or from a config alone. */
 import { DevicePageStore } from "../cache/device_store.js";
 import { KvCache } from "../cache/kv_cache.js";
 import type { LayerGroup } from "../cache/page_format.js";
@@ -9,16 +9,17 @@ import { KvasirError } from "../errors.js";
 import { checkInteger, checkOptions } from "../options.js";
 import type { Stream } from "../stream.js";
 import type { Tensor } from "../tensor.js";
-import { type ModelConfig, readConfig } from "./config.js";
-import { DecodeBatch } from "./decode.js";
+import { type ModelConfig, parseConfig, readConfig } from "./config.js";
+import { DecodeBatch, type DecodeOptions } from "./decode.js";
 import { DecodePrograms, type Sampling } from "./decode_program.js";
 import { type GeneratedToken, type GenerateOptions, generate } from "./generate.js";
 import { type PrefillItem, type PrefillOptions, prefill } from "./prefill.js";
+import { randomWeights } from "./random_weights.js";
 import { ropeFrequencies } from "./rope.js";
 import { openCheckpoint } from "./safetensors.js";
 import { readTokenizer, type Tokenizer } from "./tokenizer.js";
 import { Transformer } from "./transformer.js";
-import { type LoadProgress, loadWeights, type Weights } from "./weights.js";
+import { checkpointSource, type LoadProgress, makeWeights, type Weights } from "./weights.js";
 
 export interface ModelOptions {
   /** Of weights, activations and cache; default f32 on the CPU, bf16 on CUDA. */
@@ -71,10 +72,71 @@ export async function loadModel(device: Device, directory: string, options: Mode
   const config = await readConfig(directory);
   const tokenizer = await readTokenizer(directory);
   const checkpoint = await openCheckpoint(directory);
+  const dtype = modelDType(device, options);
+  const source = checkpointSource(device, device.stream, checkpoint, options.onProgress);
+  const weights = await makeWeights(device, config, dtype, source);
+  return makeModel(device, config, tokenizer, weights, dtype, options);
+}
+
+export interface RandomModelOptions extends Omit<ModelOptions, "onProgress"> {
+  /** The same seed gives the same weights. Default 0. */
+  seed?: number | undefined;
+}
+
+/**
+ * A model of the given shape with random weights and no tokenizer: what a config costs in memory and time, without its checkpoint.
+ * `config` holds the fields of a Hugging Face config.json.
+ *
+ * @throws ERR_KVASIR_UNSUPPORTED_MODEL, ERR_KVASIR_OUT_OF_MEMORY, ERR_KVASIR_UNKNOWN_OPTION
+ *
+ * @example
+ * ```ts
+ * import { openDevice, randomModel } from "kvasir";
+ *
+ * const config = {
+ *   architectures: ["LlamaForCausalLM"],
+ *   hidden_size: 256,
+ *   intermediate_size: 512,
+ *   num_hidden_layers: 2,
+ *   num_attention_heads: 4,
+ *   vocab_size: 1000,
+ * };
+ * using device = openDevice();
+ * using model = await randomModel(device, config, { cacheTokens: 1024 });
+ * using sequence = model.createSequence();
+ * using logits = await model.prefill([{ sequence, tokens: [1, 2, 3] }]);
+ * console.log(logits.shape); // [ 1, 1000 ]
+ * ```
+ */
+export async function randomModel(
+  device: Device,
+  config: Readonly<Record<string, unknown>>,
+  options: RandomModelOptions = {},
+): Promise<Model> {
+  const { seed = 0, ...rest } = options;
+  checkOptions("randomModel", options, [...optionNames.filter((name) => name !== "onProgress"), "seed"]);
+  checkInteger("seed", seed, -0x80000000, 0x7fffffff);
+  const parsed = parseConfig(config, "config");
+  const dtype = modelDType(device, rest);
+  const weights = await randomWeights(device, device.stream, parsed, dtype, seed);
+  return makeModel(device, parsed, undefined, weights, dtype, rest);
+}
+
+function modelDType(device: Device, options: ModelOptions): DType {
   const dtype = options.dtype ?? (device.backend === "cuda" ? "bf16" : "f32");
-  if (!["f32", "f16", "bf16"].includes(dtype))
-    throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
-  const weights = await loadWeights(device, device.stream, checkpoint, config, dtype, options.onProgress);
+  if (["f32", "f16", "bf16"].includes(dtype)) return dtype;
+  throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
+}
+
+/** Takes the weights over, also when it throws. */
+function makeModel(
+  device: Device,
+  config: ModelConfig,
+  tokenizer: Tokenizer | undefined,
+  weights: Weights,
+  dtype: DType,
+  options: ModelOptions,
+): Model {
   try {
     return new Model(device, config, tokenizer, weights, dtype, options);
   } catch (error) {
@@ -88,22 +150,28 @@ export class Model implements Disposable {
   /** Everything of this model runs on it, in order. */
   readonly stream: Stream;
   readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer;
   readonly dtype: DType;
   readonly cache: KvCache;
   /** The cache's pages on the device. */
   readonly store: DevicePageStore;
+  readonly #tokenizer: Tokenizer | undefined;
   readonly #weights: Weights;
   readonly #transformer: Transformer;
   readonly #programs: DecodePrograms;
   #disposed = false;
 
   /** @internal */
-  constructor(device: Device, config: ModelConfig, tokenizer: Tokenizer, weights: Weights, dtype: DType, options: ModelOptions) {
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    tokenizer: Tokenizer | undefined,
+    weights: Weights,
+    dtype: DType,
+    options: ModelOptions,
+  ) {
     this.device = device;
     this.stream = device.stream;
     this.config = config;
-    this.tokenizer = tokenizer;
     this.dtype = dtype;
     const pageSize = options.pageSize ?? 64;
     const cacheTokens = checkInteger("cacheTokens", options.cacheTokens ?? Math.min(config.maxPositions, 32768), 1);
@@ -115,6 +183,7 @@ export class Model implements Disposable {
     const { invFreq, scale } = ropeFrequencies(config.rope, maxLength);
     this.store = new DevicePageStore(device, this.stream, groups, pageSize, maxPages);
     this.cache = new KvCache({ groups, pageSize, maxPages, storeRotated: options.storeRotated ?? true }, this.store);
+    this.#tokenizer = tokenizer;
     this.#weights = weights;
     this.#transformer = new Transformer(
       {
@@ -131,6 +200,12 @@ export class Model implements Disposable {
       chunkTokens,
     );
     this.#programs = new DecodePrograms(this.#transformer, this.stream);
+  }
+
+  /** @throws ERR_KVASIR_INVALID_ARGUMENT for a model without one */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer !== undefined) return this.#tokenizer;
+    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "model has no tokenizer; give tokens to prefill and decode instead");
   }
 
   /** An empty sequence of this model's cache. */
@@ -155,8 +230,10 @@ export class Model implements Disposable {
   }
 
   /** A batch that grows each sequence by one token per step; `sampling` by sequence, default greedy. */
-  decode(sequences: readonly Sequence[], sampling?: readonly Sampling[]): DecodeBatch {
-    return new DecodeBatch(this.#transformer, this.stream, this.#programs, sequences, sampling ?? sequences.map(() => ({})));
+  decode(sequences: readonly Sequence[], sampling?: readonly Sampling[], options: DecodeOptions = {}): DecodeBatch {
+    checkOptions("decode", options, ["recorded"]);
+    const each = sampling ?? sequences.map(() => ({}));
+    return new DecodeBatch(this.#transformer, this.stream, this.#programs, sequences, each, options);
   }
 
   /** Continues a prompt, token by token; see `GenerateOptions`. */

@@ -1,4 +1,7 @@
-/** A checkpoint's weights on a device: read from the files natively, converted to the model's dtype there, stacked as the architecture says. */
+/**
+ * A model's weights on a device, stacked as the architecture says. Their values come from a source: a checkpoint, read from its files
+ * natively and converted to the model's dtype on the device, or any other that can fill a tensor.
+ */
 import type { Device } from "../device.js";
 import type { DType } from "../dtype.js";
 import { KvasirError } from "../errors.js";
@@ -19,25 +22,19 @@ export interface Weights {
   dispose(): void;
 }
 
+/** Fills one tensor of the architecture, of the part's shape; `name` is the part's with the layer put in. */
+export type WeightSource = (part: WeightPart, name: string, target: Tensor) => Promise<void> | void;
+
 /** Called with the bytes read so far and all bytes to read. */
 export type LoadProgress = (done: number, total: number) => void;
 
-/** @throws ERR_KVASIR_MISSING_TENSOR, ERR_KVASIR_SHAPE, ERR_KVASIR_DTYPE, ERR_KVASIR_OUT_OF_MEMORY */
-export async function loadWeights(
-  device: Device,
-  stream: Stream,
-  checkpoint: Checkpoint,
-  config: ModelConfig,
-  dtype: DType,
-  onProgress?: LoadProgress,
-): Promise<Weights> {
+/** @throws ERR_KVASIR_OUT_OF_MEMORY, and what the source throws */
+export async function makeWeights(device: Device, config: ModelConfig, dtype: DType, source: WeightSource): Promise<Weights> {
   const { architecture } = config;
   const owned: Tensor[] = [];
   const dispose = (): void => {
     for (const tensor of owned) tensor.dispose();
   };
-  const total = checkpoint.names.reduce((sum, name) => sum + checkpoint.entry(name).bytes, 0);
-  let done = 0;
 
   const load = async (parts: readonly WeightPart[], layer = 0): Promise<Tensor> => {
     const shapes = parts.map((part) => part.shape.map((dim) => dimension(config, dim)));
@@ -46,20 +43,10 @@ export async function loadWeights(
     owned.push(out);
     let row = 0;
     for (const [i, part] of parts.entries()) {
-      const name = part.name.replace("{}", String(layer));
-      const entry = checkpoint.entry(name);
-      const shape = shapes[i] as number[];
-      if (entry.shape.length !== shape.length || entry.shape.some((size, axis) => size !== shape[axis])) {
-        throw new KvasirError(
-          "ERR_KVASIR_SHAPE",
-          `${entry.file}: tensor ${name} is [${entry.shape.join(", ")}], expected [${part.shape.join(", ")}] = [${shape.join(", ")}] from config.json`,
-        );
-      }
-      using target = out.slice(row, row + (shape[0] as number));
-      row += shape[0] as number;
-      await read(device, stream, checkpoint, name, target);
-      done += entry.bytes;
-      onProgress?.(done, total);
+      const rows = shapes[i]?.[0] as number;
+      using target = out.slice(row, row + rows);
+      row += rows;
+      await source(part, part.name.replace("{}", String(layer)), target);
     }
     return out;
   };
@@ -92,6 +79,30 @@ export async function loadWeights(
     dispose();
     throw error;
   }
+}
+
+/** The source throws ERR_KVASIR_MISSING_TENSOR, ERR_KVASIR_SHAPE, ERR_KVASIR_DTYPE. */
+export function checkpointSource(
+  device: Device,
+  stream: Stream,
+  checkpoint: Checkpoint,
+  onProgress?: LoadProgress,
+): WeightSource {
+  const total = checkpoint.names.reduce((sum, name) => sum + checkpoint.entry(name).bytes, 0);
+  let done = 0;
+  return async (part, name, target) => {
+    const entry = checkpoint.entry(name);
+    const { shape } = target;
+    if (entry.shape.length !== shape.length || entry.shape.some((size, axis) => size !== shape[axis])) {
+      throw new KvasirError(
+        "ERR_KVASIR_SHAPE",
+        `${entry.file}: tensor ${name} is [${entry.shape.join(", ")}], expected [${part.shape.join(", ")}] = [${shape.join(", ")}] from config.json`,
+      );
+    }
+    await read(device, stream, checkpoint, name, target);
+    done += entry.bytes;
+    onProgress?.(done, total);
+  };
 }
 
 async function read(device: Device, stream: Stream, checkpoint: Checkpoint, name: string, target: Tensor): Promise<void> {

@@ -1,20 +1,23 @@
-// Attention on the CPU: cuts a call into units and tasks (attention_plan.h), runs them on the pool, then folds the partials.
+// Attention on the CPU: cuts a call into units, and those into tasks (attention_plan.h), runs them on the pool, then folds the
+// partials.
 //
-// Keys are split when there would be too little to share out among the threads (decode of one long request). batch_invariant:
-// sums are folded at multiples of kFixedSplit keys whether or not the splits run apart, so the bits of a row depend on its own
-// request alone.
+// The schedule is stream-K's (core/stream_k.h): the key tiles of all units form one line, and workers get equal runs of it. There
+// are several workers a thread, taken up one by one, because the cores of a shared host are not equally fast; what a worker does
+// depends on lengths and the number of threads alone. batch_invariant: sums are folded at multiples of kFixedSplit keys whether
+// or not the splits run apart, so the bits of a row depend on its own request alone.
 #include "attention_plan.h"
 
 #include <algorithm>
 
+#include "../core/stream_k.h"
 #include "ops.h"
 #include "simd_x86.h"
 
 namespace kvasir::cpu {
 namespace {
 
-constexpr int64_t kTasksPerThread = 8;
-constexpr int64_t kShortestSplit = 512;              // keys; shorter ones cost more in folding than they gain
+constexpr int kWorkersPerThread = 8;
+constexpr int kShortestRun = 8;                      // tiles; shorter ones cost more in folding than they gain
 constexpr int64_t kPartsBudget = int64_t{64} << 20;  // bytes of partials that asked-for or fixed splits may take
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,10 +33,12 @@ AttentionKernel kernel_for(Isa isa, int32_t dtype) {
   return attention_kernel_portable(dtype);
 }
 
+int stream_workers(int threads) { return threads > 1 ? kWorkersPerThread * threads : 1; }
+
 // How the workspace is divided; depends on shapes and scalars only.
 struct Layout {
   int64_t max_units, max_parts, part_stride;
-  size_t units_at, parts_at, bytes;
+  size_t runs_at, units_at, parts_at, bytes;
 
   Layout(const AttentionProblem& problem, int threads) {
     const kvasir_attention_args& args = problem.args;
@@ -41,21 +46,27 @@ struct Layout {
     max_units = problem.num_kv_heads * (rows / kRowTile + problem.batch);
     part_stride = part_floats(std::min<int64_t>(rows, kRowTile), problem.head_dim);
     const int64_t budget = part_stride > 0 ? kPartsBudget / (part_stride * 4) : 0;
-    max_parts = threads > 1 ? 2 * kTasksPerThread * threads : 0;
+    max_parts = threads > 1 ? 2 * stream_workers(threads) : 0;  // a run holds at most two pieces of units
     if (args.batch_invariant) {
       const int64_t keys = problem.paged ? args.page_indices.shape[0] * problem.page_size : args.k.shape[0];
       max_parts = threads > 1 ? std::min(budget, problem.num_kv_heads * (keys / kFixedSplit + max_units)) : 0;
     } else if (args.num_splits > 1) {
       max_parts = std::min(budget, args.num_splits * max_units);
     }
-    units_at = aligned((max_units + max_parts) * sizeof(AttentionTask));
+    runs_at = aligned((max_units + max_parts) * sizeof(AttentionTask));
+    units_at = runs_at + aligned((max_units + max_parts + 1) * sizeof(int64_t));
     parts_at = units_at + aligned(max_parts * sizeof(AttentionUnit));
     bytes = parts_at + max_parts * part_stride * sizeof(float);
   }
 };
 
-// Calls visit(unit, first_key, end_key) for each unit, the longest of a causal request first. A unit that sees no key has an
-// empty range.
+// The key tiles of a unit.
+struct TileRange {
+  int64_t begin, end;
+};
+
+// Calls visit(unit, tiles, end key) for each unit, the longest of a causal request first. A unit that sees no key has an empty
+// range.
 template <class Visit>
 void each_unit(const AttentionProblem& problem, const Visit& visit) {
   for (int64_t b = 0; b < problem.batch; ++b) {
@@ -63,14 +74,14 @@ void each_unit(const AttentionProblem& problem, const Visit& visit) {
     for (int64_t kv_head = 0; kv_head < problem.num_kv_heads; ++kv_head) {
       const KeyRow keys = problem.keys(b, kv_head);
       for (int64_t first = (ceil_div(rows, kRowTile) - 1) * kRowTile; first >= 0; first -= kRowTile) {
-        AttentionUnit unit = {b, kv_head, first, std::min<int64_t>(kRowTile, rows - first), 0, 0};
+        const AttentionTask unit = {b, kv_head, first, std::min<int64_t>(kRowTile, rows - first), 0, 0, -1};
         int64_t begin = 0, end = keys.length;
         if (!present(problem.args.page_start)) {  // slots are positions
           begin = std::max<int64_t>(0, problem.visible(b, first / problem.group, keys).first);
           end = std::min(end, int64_t{problem.visible(b, (first + unit.rows - 1) / problem.group, keys).last} + 1);
         }
-        begin = begin / kKeyTile * kKeyTile;
-        visit(unit, begin, std::max(begin, end));
+        begin = begin / kKeyTile;
+        visit(unit, TileRange{begin, std::max(begin, ceil_div(end, kKeyTile))}, end);
       }
     }
   }
@@ -78,51 +89,84 @@ void each_unit(const AttentionProblem& problem, const Visit& visit) {
 
 struct Plan {
   AttentionTask* tasks;
+  int64_t* runs;         // run i is tasks [runs[i], runs[i + 1]), for one thread after the other
   AttentionUnit* units;  // those in several parts
-  int64_t num_tasks = 0, num_units = 0, num_parts = 0;
-  int64_t fold_every;
+  int64_t num_tasks = 0, num_runs = 0, num_units = 0, num_parts = 0;
 
   Plan(const AttentionProblem& problem, const Layout& layout, int threads, void* workspace)
       : tasks(static_cast<AttentionTask*>(workspace)),
-        units(reinterpret_cast<AttentionUnit*>(static_cast<char*>(workspace) + layout.units_at)),
-        fold_every(problem.args.batch_invariant ? kFixedSplit : 0) {
+        runs(reinterpret_cast<int64_t*>(static_cast<char*>(workspace) + layout.runs_at)),
+        units(reinterpret_cast<AttentionUnit*>(static_cast<char*>(workspace) + layout.units_at)) {
     const kvasir_attention_args& args = problem.args;
-    int64_t total_keys = 0, count = 0;
-    each_unit(problem, [&](const AttentionUnit&, int64_t begin, int64_t end) { total_keys += end - begin, ++count; });
-    const int64_t even = std::max(kShortestSplit, ceil_div(total_keys, kTasksPerThread * threads));
-    const bool fixed = args.batch_invariant != 0, few = threads > 1 && count < kTasksPerThread * threads;
-    each_unit(problem, [&](AttentionUnit unit, int64_t begin, int64_t end) {
-      if (fixed) {  // fixed splits start at multiples of their length
-        add(unit, begin, end, begin / kFixedSplit * kFixedSplit, kFixedSplit, few ? layout.max_parts : 0);
-        return;
-      }
-      int64_t split = end - begin;
-      if (args.num_splits > 0) {
-        split = ceil_div(split, args.num_splits);
-      } else if (threads > 1 && split > even) {
-        split = ceil_div(split, ceil_div(split, even));
-      }
-      add(unit, begin, end, begin, std::max<int64_t>(kKeyTile, ceil_div(split, kKeyTile) * kKeyTile), layout.max_parts);
+    int64_t total = 0, count = 0, longest = 1;
+    each_unit(problem, [&](const AttentionTask&, TileRange tiles, int64_t) {
+      const int64_t length = std::max<int64_t>(1, tiles.end - tiles.begin);
+      total += length, longest = std::max(longest, length), ++count;
     });
+    if (args.batch_invariant || args.num_splits > 0) {
+      const bool apart = !args.batch_invariant || count < stream_workers(threads);
+      const int64_t max_parts = apart ? layout.max_parts : 0;
+      each_unit(problem, [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) {
+        // Fixed splits start at multiples of their length.
+        constexpr int64_t kFixedTiles = kFixedSplit / kKeyTile;
+        if (args.batch_invariant)
+          return add_splits(unit, tiles, end_key, tiles.begin / kFixedTiles * kFixedTiles, kFixedTiles, max_parts);
+        const int64_t split = std::max<int64_t>(1, ceil_div(tiles.end - tiles.begin, args.num_splits));
+        add_splits(unit, tiles, end_key, tiles.begin, split, max_parts);
+      });
+    } else {
+      const int workers = stream_k_workers(total, count, longest, stream_workers(threads), kShortestRun);
+      int64_t tile = 0;
+      each_unit(problem, [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) {
+        add_to_line(unit, tiles, end_key, total, workers, tile);
+        tile += std::max<int64_t>(1, tiles.end - tiles.begin);
+      });
+    }
+    runs[num_runs] = num_tasks;
   }
 
  private:
-  // Cuts keys [begin, end) of a unit at origin + i * split, unless that takes more parts than there is room for.
-  void add(AttentionUnit unit, int64_t begin, int64_t end, int64_t origin, int64_t split, int64_t max_parts) {
-    const int64_t parts = ceil_div(end - origin, split);
-    AttentionTask task = {unit.request, unit.kv_head, unit.first_row, unit.rows, begin, end, fold_every, -1};
+  // Adds tiles [begin, end) of a unit to the current run.
+  void add_task(AttentionTask task, int64_t begin, int64_t end, int64_t end_key, int64_t part) {
+    task.first_key = begin * kKeyTile;
+    task.end_key = std::max(task.first_key, std::min(end * kKeyTile, end_key));
+    task.part = part;
+    tasks[num_tasks++] = task;
+  }
+
+  // Notes that the parts from `first` on are those of one unit.
+  void add_unit(const AttentionTask& unit, int64_t first) {
+    units[num_units++] = {unit.request, unit.kv_head, unit.first_row, unit.rows, first, num_parts - first};
+  }
+
+  // Cuts a unit at origin + i * split, a run for each part, unless that takes more parts than there is room for.
+  void add_splits(AttentionTask unit, TileRange tiles, int64_t end_key, int64_t origin, int64_t split, int64_t max_parts) {
+    const int64_t parts = ceil_div(tiles.end - origin, split), first_part = num_parts;
     if (parts <= 1 || num_parts + parts > max_parts) {
-      tasks[num_tasks++] = task;
-      return;
+      runs[num_runs++] = num_tasks;
+      return add_task(unit, tiles.begin, tiles.end, end_key, -1);
     }
-    unit.first_part = num_parts, unit.count = parts;
-    units[num_units++] = unit;
     for (int64_t i = 0; i < parts; ++i) {
-      task.first_key = std::max(begin, origin + i * split);
-      task.end_key = std::min(end, origin + (i + 1) * split);
-      task.part = num_parts++;
-      tasks[num_tasks++] = task;
+      runs[num_runs++] = num_tasks;
+      add_task(unit, std::max(tiles.begin, origin + i * split), std::min(tiles.end, origin + (i + 1) * split), end_key,
+               num_parts++);
     }
+    add_unit(unit, first_part);
+  }
+
+  // Cuts a unit that begins at `tile` of the line where runs end.
+  void add_to_line(const AttentionTask& unit, TileRange tiles, int64_t end_key, int64_t total, int workers, int64_t tile) {
+    const int64_t last = tile + std::max<int64_t>(1, tiles.end - tiles.begin), first_part = num_parts;
+    const int64_t shift = tiles.begin - tile;
+    for (int64_t at = tile; at < last;) {
+      const TileRun run = stream_k_run(total, workers, stream_k_owner(total, workers, at));
+      if (at == run.begin) runs[num_runs++] = num_tasks;
+      const int64_t end = std::min(run.end, last);
+      const bool whole = at == tile && end == last;
+      add_task(unit, at + shift, end + shift, end_key, whole ? -1 : num_parts++);
+      at = end;
+    }
+    if (num_parts > first_part) add_unit(unit, first_part);
   }
 };
 
@@ -139,10 +183,11 @@ void attention(Context& context, const kvasir_attention_args& args) {
   const Plan plan(problem, layout, threads, context.workspace);
   const AttentionKernel kernel = kernel_for(context.isa, args.q.dtype);
   const AttentionRun run = {problem, reinterpret_cast<float*>(static_cast<char*>(context.workspace) + layout.parts_at),
-                            layout.part_stride, args.batch_invariant == 0};
+                            layout.part_stride, args.batch_invariant ? kFixedSplit : 0};
   const size_t scratch = kernel.scratch_bytes(problem);
-  context.pool.parallel_for(plan.num_tasks, [&](int64_t index, int thread) {
-    kernel.task(run, plan.tasks[index], context.pool.scratch(thread, scratch));
+  context.pool.parallel_for(plan.num_runs, [&](int64_t index, int thread) {
+    void* own = context.pool.scratch(thread, scratch);
+    for (int64_t i = plan.runs[index]; i < plan.runs[index + 1]; ++i) kernel.task(run, plan.tasks[i], own);
   });
   if (plan.num_units == 0) return;
   context.pool.parallel_for(plan.num_units, [&](int64_t index, int thread) {

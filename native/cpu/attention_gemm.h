@@ -72,6 +72,14 @@ KVASIR_INLINE Pair load_pair_first(const T* p, int64_t count) {
   return load_pair(static_cast<const T*>(padded));
 }
 
+// The first `count` elements as they lie in memory, the rest zero.
+template <class T>
+KVASIR_INLINE VecBits load_raw_first(const T* p, int64_t count) {
+  VecBits raw = {};
+  memcpy(&raw, p, count * sizeof(T));
+  return raw;
+}
+
 // The pair's elements in memory order.
 template <class T>
 KVASIR_INLINE void unpair(const Pair& pair, float* out) {
@@ -101,12 +109,7 @@ void pack_keys(const T* const* rows, const T* const* next, int64_t dim, float* p
       for (int i = 0; i < kLanes; ++i) {
         __builtin_prefetch(next[j + i] + d, 0, 2);
         if constexpr (kPairs) {
-          if (whole) {
-            square[i] = load_raw<VecBits>(rows[j + i] + d);
-          } else {
-            square[i] = VecBits{};
-            memcpy(&square[i], rows[j + i] + d, (dim - d) * sizeof(T));
-          }
+          square[i] = whole ? load_raw<VecBits>(rows[j + i] + d) : load_raw_first(rows[j + i] + d, dim - d);
         } else {
           square[i] = bits_of(whole ? load(rows[j + i] + d) : load_first(rows[j + i] + d, static_cast<int>(dim - d)));
         }

@@ -28,6 +28,7 @@ struct Scratch {
   Running running, folded;
   float *delta, *row_sum, *alpha;  // [kRowPad]
   Visible* visible;                // [kRowPad]
+  VecBits* keys;                   // transposed; in the place of packed_k
   T *staged, *zeros;
   const T** rotated;  // [kKeyTile]
   KeyTile<T>* tiles;  // the current one and the next
@@ -37,7 +38,8 @@ struct Scratch {
     char* at = static_cast<char*>(base);
     const int64_t dim = problem.head_dim, padded = dim_padded(dim);
     take(at, q, kRowTile * padded);
-    take(at, packed_k, kKeyTile * dim);
+    take(at, packed_k, kKeyTile * padded);
+    keys = reinterpret_cast<VecBits*>(packed_k);
     take(at, packed_v, kKeyTile * padded);
     take(at, scores, kRowTile * kKeyTile);
     for (Running* state : {&running, &folded}) {
@@ -70,7 +72,7 @@ struct TaskRunner {
   const Scratch<T> s;
   const int64_t dim, padded;
   const KeyRow row;
-  const bool stream;
+  const bool stream, dot;  // how S is computed (attention_stream.h)
 
   TaskRunner(const AttentionRun& r, const AttentionTask& t, void* scratch)
       : run(r),
@@ -80,7 +82,8 @@ struct TaskRunner {
         dim(problem.head_dim),
         padded(dim_padded(dim)),
         row(problem.keys(t.request, t.kv_head)),
-        stream(r.stream_allowed && t.rows <= kStreamRows && dim % kPanel == 0) {}
+        stream(t.rows <= kStreamRows),
+        dot(t.rows <= kDotRows && r.fold_every == 0 && dim % kPanel == 0) {}
 
   // ---- rows
   // -----------------------------------------------------------------------------------------------------------------------
@@ -88,13 +91,13 @@ struct TaskRunner {
   void load_rows() const {
     const kvasir_attention_args& args = problem.args;
     const int64_t first_query = problem.first_query(task.request);
-    if (stream) memset(s.q, 0, (task.rows + 3) * dim * sizeof(float));
+    if (dot) memset(s.q, 0, kDotRows * dim * sizeof(float));
     for (int64_t r = 0; r < task.rows; ++r) {
       const int64_t packed = task.first_row + r, i = packed / problem.group,
                     head = task.kv_head * problem.group + packed % problem.group;
       s.visible[r] = problem.visible(task.request, i, row);
       const T* q = static_cast<const T*>(args.q.data) + (first_query + i) * args.q.stride[0] + head * args.q.stride[1];
-      if (stream) {
+      if (dot) {
         for (int64_t d = 0; d < dim; d += kPanel) {
           const Pair pair = load_pair(q + d);
           store(s.q + r * dim + d, pair.first);
@@ -215,38 +218,50 @@ struct TaskRunner {
     }
   }
 
-  template <int kRows>
-  void stream_block(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next, int64_t r) const {
-    stream_scores<T, kRows>(s.q + r * dim, k_rows, next.k_rows, dim, s.scores + r * kKeyTile);
-    const int64_t end = task.rows < r + kRows ? task.rows : r + kRows;
-    softmax(tile, r, end);
-    rescale(r, end);
-    stream_all_values<T, kRows>(s.scores + r * kKeyTile, tile.v_rows, next.v_rows, dim, s.running.acc + r * padded, padded,
-                                s.alpha + r);
-  }
-  void stream_tile(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next) const {
-    for (int64_t r = 0; r < task.rows;) {
-      const int64_t left = task.rows - r;
-      if (left >= 3) {
-        stream_block<4>(tile, k_rows, next, r), r += 4;
-      } else if (left == 2) {
-        stream_block<2>(tile, k_rows, next, r), r += 2;
-      } else {
-        stream_block<1>(tile, k_rows, next, r), r += 1;
-      }
+  // Rows [r, r + kRows), or as many of them as are asked for, whose dot products are there.
+  template <int kRows = kBlockRows>
+  void stream_rows(const KeyTile<T>& tile, Prefetch<T>& next, int64_t r, int64_t rows) const {
+    if constexpr (kRows > 1) {
+      if (rows < kRows) return stream_rows<kRows - 1>(tile, next, r, rows);
     }
+    float* scores = s.scores + r * kKeyTile;
+    if (!dot) stream_scores<T, kRows>(s.q + r * dim, s.keys, padded / kLaneElements<T>, dim, next, scores);
+    softmax(tile, r, r + kRows);
+    rescale(r, r + kRows);
+    stream_all_values<T, kRows>(scores, tile.v_rows, dim, next, s.running.acc + r * padded, padded, s.alpha + r);
+  }
+  // Dot products of rows from r on, kDotBlock of them or the power of 2 that holds the rest; q has rows of zeros behind.
+  template <int kRows = 1>
+  void dot_rows(const T* const* k_rows, Prefetch<T>& next, int64_t r) const {
+    if constexpr (kRows < kDotBlock) {
+      if (task.rows - r > kRows) return dot_rows<2 * kRows>(k_rows, next, r);
+    }
+    dot_scores<T, kRows>(s.q + r * dim, k_rows, dim, next, s.scores + r * kKeyTile);
+  }
+  void stream_tile(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next_tile) const {
+    const int64_t blocks = (task.rows + kBlockRows - 1) / kBlockRows;
+    Prefetch<T> next(next_tile, dim, (dot ? 0 : kTransposeWork / 2) + task.rows + blocks);
+    if (dot) {
+      for (int64_t r = 0; r < task.rows; r += kDotBlock) dot_rows(k_rows, next, r);
+    } else {
+      transpose_keys(k_rows, dim, next, s.keys, padded / kLaneElements<T>);
+    }
+    for (int64_t r = 0; r < task.rows; r += kBlockRows) {
+      stream_rows(tile, next, r, task.rows - r < kBlockRows ? task.rows - r : kBlockRows);
+    }
+    next.rest();
   }
 
   void execute() const {
     load_rows();
     clear(s.running);
-    if (task.fold_every > 0) clear(s.folded);
+    if (run.fold_every > 0) clear(s.folded);
     const Visible any = {s.visible[0].first, s.visible[task.rows - 1].last};
     const TileProducer<T> producer{problem, row, task.kv_head, any, s.zeros};
     int current = 0;
     producer.fill(s.tiles[0], task.first_key, task.end_key);
     for (int64_t slot = task.first_key; slot < task.end_key; slot += kKeyTile) {
-      if (task.fold_every > 0 && slot > task.first_key && slot % task.fold_every == 0) fold_running();
+      if (run.fold_every > 0 && slot > task.first_key && slot % run.fold_every == 0) fold_running();
       KeyTile<T>& tile = s.tiles[current];
       KeyTile<T>& next = s.tiles[1 - current];
       producer.fill(next, slot + kKeyTile, task.end_key);
@@ -263,8 +278,8 @@ struct TaskRunner {
         packed_tile(tile, k_rows, next);
       }
     }
-    if (task.fold_every > 0) fold_running();
-    const Running& result = task.fold_every > 0 ? s.folded : s.running;
+    if (run.fold_every > 0) fold_running();
+    const Running& result = run.fold_every > 0 ? s.folded : s.running;
     if (task.part >= 0) {
       float* part = run.parts + task.part * run.part_stride;
       memcpy(part, result.max, task.rows * sizeof(float));

@@ -15,7 +15,6 @@ namespace kvasir::cpu {
 
 constexpr int kRowTile = 120;          // rows of a unit: a multiple of every kernel's register block
 constexpr int kKeyTile = 64;           // keys of a tile; tiles start at multiples of it, whatever the request's start
-constexpr int kStreamRows = 8;         // units up to this many rows stream K and V instead of packing them
 constexpr int kDimPad = 32;            // partials are padded to a multiple of it
 constexpr int64_t kFixedSplit = 4096;  // batch_invariant: sums are folded at multiples of so many keys
 
@@ -24,7 +23,6 @@ struct AttentionTask {
   int64_t first_row;  // packed row of the unit's first
   int64_t rows;
   int64_t first_key, end_key;  // slots; first_key is a multiple of kKeyTile
-  int64_t fold_every;          // > 0: fold the running sums whenever a multiple of so many slots is passed
   int64_t part;                // where the partial goes; -1: the task is the whole unit and writes the output
 };
 
@@ -42,7 +40,7 @@ struct AttentionRun {
   const AttentionProblem& problem;
   float* parts;         // [parts][part_stride]
   int64_t part_stride;  // floats
-  bool stream_allowed;  // units of few rows may take the streaming kernel, whose sums run in another order
+  int64_t fold_every;   // > 0: fold the running sums whenever a multiple of so many slots is passed
 };
 
 // One instruction set's kernels, for the element type of q, k, v and out.

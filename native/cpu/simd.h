@@ -236,7 +236,39 @@ KVASIR_INLINE Vec tanh(Vec x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
 // ---- transposition of a square of 32-bit lanes
 // ------------------------------------------------------------------------------------
 
-// rows[i][j] <-> rows[j][i]. Stage s exchanges bit s of the row index with bit s of the lane index.
+// rows[i][j] <-> rows[j][i].
+#if defined(KVASIR_SIMD_AVX512) || defined(KVASIR_SIMD_AVX512_BF16)
+// By shuffles whose pattern is in the instruction: the registers that hold patterns elsewhere are free for the caller's sums.
+KVASIR_INLINE void transpose(VecBits (&rows)[16]) {
+  __m512i pairs[16], quads[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    const __m512i a = reinterpret_cast<__m512i>(rows[i]), b = reinterpret_cast<__m512i>(rows[i + 1]);
+    pairs[i] = _mm512_unpacklo_epi32(a, b);
+    pairs[i + 1] = _mm512_unpackhi_epi32(a, b);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+    quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+    quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+    quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+  }
+  // 128-bit lane l of quads[4 * n + c] is column 4 * l + c of rows 4 * n to 4 * n + 3.
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512i even_low = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(quads[c], quads[4 + c], 0xdd);
+    const __m512i even_high = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0x88);
+    const __m512i odd_high = _mm512_shuffle_i32x4(quads[8 + c], quads[12 + c], 0xdd);
+    rows[c] = reinterpret_cast<VecBits>(_mm512_shuffle_i32x4(even_low, even_high, 0x88));
+    rows[4 + c] = reinterpret_cast<VecBits>(_mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+    rows[8 + c] = reinterpret_cast<VecBits>(_mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+    rows[12 + c] = reinterpret_cast<VecBits>(_mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+  }
+}
+#else
+// Stage s exchanges bit s of the row index with bit s of the lane index.
 template <int kStep>
 KVASIR_INLINE void transpose_stage(VecBits (&rows)[kLanes]) {
   VecBits low_from, high_from;
@@ -259,5 +291,6 @@ KVASIR_INLINE void transpose(VecBits (&rows)[kLanes]) {
   transpose_stage<2>(rows);
   transpose_stage<1>(rows);
 }
+#endif
 
 }  // namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE

@@ -2,7 +2,8 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { type AttentionArgs, type Device, attention, openDevice } from "../../lib/index.js";
 import { type AttentionCase, namedCases, pairwiseCases } from "../attention_cases.js";
-import { checkCase, makeInputs, runAttention, runSeed, upload } from "../attention_check.js";
+import { checkCase, runAttention, runSeed, upload } from "../attention_check.js";
+import { makeInputs } from "../attention_inputs.js";
 
 const device = openDevice("cpu");
 afterAll(() => device.dispose());

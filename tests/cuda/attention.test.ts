@@ -2,7 +2,8 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { append, attention, createPageTable, openDevice } from "../../lib/index.js";
 import { type AttentionCase, namedCases, pairwiseCases } from "../attention_cases.js";
-import { checkCase, makeInputs, runAttention, runSeed } from "../attention_check.js";
+import { checkCase, runAttention, runSeed } from "../attention_check.js";
+import { makeInputs } from "../attention_inputs.js";
 import { onBackend } from "../device.js";
 
 const name = (c: AttentionCase): string =>

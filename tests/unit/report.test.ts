@@ -58,6 +58,14 @@ describe("report", () => {
     expect(page).not.toContain('<"x">');
   });
 
+  test("shows what was to be reached, and which split counts were tried", () => {
+    const missed = { name: "us", value: 20, at_most: 15, met: false };
+    const splits = { samples: 10, us: { "1": 60, "8": 21 }, best: 8, best_us: 21, default_us: 20, chunk_us: 25 };
+    const text = renderReport([{ ...result, summary: [missed], rows: [{ ...row(8192, 20), targets: [missed], splits }] }]);
+    expect(text).toContain("<td>us</td><td>20.00</td><td>&lt;= 15</td><td>no</td>");
+    expect(text).toContain("<td>1: 3.00, 8: 1.05</td><td>missed: us 20.00 (&lt;= 15)</td>");
+  });
+
   test("a failed row is named", () => {
     expect(renderReport([{ ...result, rows: [{ ...row(8192, 20), pass: false }] }])).toContain("FAIL");
   });
@@ -92,9 +100,11 @@ describe("harness", () => {
   });
 
   test("the row oracle is softmax-weighted values", () => {
-    const key = (j: number): number => [0, Math.log(3)][j] as number;
-    const out = attendRow({ q: [1], key, value: (j) => [4, 8][j] as number, count: 2, scale: 1 });
+    const row = (values: number[]) => (j: number) => Float32Array.of(values[j] as number);
+    const key = row([0, 1]);
+    const out = attendRow({ q: Float32Array.of(1), key, value: row([4, 8]), count: 2, scale: Math.log(3) });
     expect(out[0]).toBeCloseTo(7, 12);
+    expect(attendRow({ q: Float32Array.of(1), key, value: key, count: 0, scale: 1 })).toEqual(Float64Array.of(0));
   });
 
   test("an error that is NaN counts as infinite", () => {

@@ -258,6 +258,31 @@ void check_attention(Gpu& gpu) {
                      .window = 100,
                      .splits = splits});
     }
+    // Requests of no keys at both ends and between others; the runs of the workers cross from one request to the next.
+    const std::vector<int> gaps = {0, 300, 0, 5, 0, 0, 520, 64, 0}, one(9, 1), four(9, 4);
+    for (const int64_t dim : {64, 128, 256}) {
+      run_case(gpu,
+               {.name = "batch, pages of 16", .dtype = dtype, .dim = dim, .group = 5, .qo = four, .kv = gaps, .paged = true});
+      run_case(gpu, {.name = "batch, ragged", .dtype = dtype, .dim = dim, .kv_heads = 1, .group = 16, .qo = one, .kv = gaps});
+    }
+    run_case(gpu, {.name = "batch, ragged, 4 queries", .dtype = dtype, .group = 5, .qo = four, .kv = gaps});
+    run_case(gpu, {.name = "batch, pages of 16, group 16, sinks and a window",
+                   .dtype = dtype,
+                   .kv_heads = 1,
+                   .group = 16,
+                   .qo = four,
+                   .kv = gaps,
+                   .paged = true,
+                   .sink = true,
+                   .window = 200});
+    run_case(gpu, {.name = "batch, 1 to 16 queries, pages of 64",
+                   .dtype = dtype,
+                   .group = 1,
+                   .qo = {1, 16, 0, 3, 8},
+                   .kv = {130, 400, 70, 0, 129},
+                   .paged = true,
+                   .page_size = 64});
+    run_case(gpu, {.name = "batch, no keys", .dtype = dtype, .qo = {1, 1, 1}, .kv = {0, 0, 0}, .paged = true});
     run_case(
         gpu,
         {.name = "batch invariant", .dtype = dtype, .group = 1, .qo = {1, 5}, .kv = {900, 77}, .paged = true, .invariant = true});

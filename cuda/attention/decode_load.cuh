@@ -1,0 +1,247 @@
+// How the units of a decode warp come into its shared memory. A warp runs a pipeline of its own: kStages stages of one unit of
+// kKeys keys, K and V, filled kStages - 1 units ahead, across the ends of pieces, so that memory never waits for a merge. Two
+// loaders do the same:
+//   CpAsyncLoader  sm_80 and later: 16 bytes a lane; keys past the end become zeros on the way
+//   TmaLoader      sm_90: one bulk tensor copy a box of 16 or kKeys rows and 64 columns, issued by one lane each and counted in
+//   by
+//                  a transaction barrier a stage; rows past the end arrive as they are, and the warp clears those of V
+#pragma once
+#include <type_traits>
+
+#include "../common/swizzle.cuh"
+#include "../common/tma.cuh"
+#include "decode_work.cuh"
+#include "shapes.h"
+#include "tile_source.cuh"
+
+namespace kvasir::cuda {
+
+template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
+struct DecodeShape {
+  static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
+  static constexpr int kCtasPerSm = kCtasPerSm_;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTileKeys = kWarps * kKeys;  // a tile: one unit a warp
+  static constexpr int kGroups = kKeys / kPageGroup;
+  static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);  // K or V of one unit
+  static constexpr int kStageBytes = 2 * kHalfBytes, kWarpBytes = kStages * kStageBytes;
+  static constexpr DecodeTile kTile = {kRows, kWarps, kKeys, kStages, kCtasPerSm};
+  static constexpr bool kQInSmem = kTile.q_in_smem(kHeadDim);  // else in registers
+  static_assert(kRows % 8 == 0 && kKeys % kPageGroup == 0 && kStages >= 2);
+  static_assert(kStageBytes >= kRows * kHeadDim * 4, "a stage must hold a warp's accumulator");
+};
+
+// By value to the kernel; unused by CpAsyncLoader. Paged: k serves K and V.
+struct DecodeMaps {
+  CUtensorMap k, v;
+};
+
+// What a unit's consumer must know of its groups of 16 keys (kExtra).
+template <class Shape>
+struct UnitNotes {
+  int start[Shape::kWarps][Shape::kStages][Shape::kGroups];  // position of each group's first key ...
+  int fill[Shape::kWarps][Shape::kStages][Shape::kGroups];   // ... and how many keys it holds
+};
+
+// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie.
+template <class Shape, class Source, bool kExtra>
+struct UnitFeed {
+  static constexpr int kUnits = 32 / Shape::kGroups;  // units whose table entries the warp's lanes hold, one group a lane
+
+  Walk<Shape> walk;
+  Source source;
+  int unit, rest, fresh;  // next unit; units of the piece from it on; those whose entries are held
+  GroupEntry mine;
+
+  __device__ void enter_piece(const AttentionParams& p, int warp) {
+    rest = walk.done() ? 0 : walk.count();
+    if (rest == 0) return;
+    source.init(p, walk.request, walk.kv_head(p));
+    unit = walk.first_tile() * Shape::kWarps + warp;
+    fresh = 0;
+  }
+
+  // True when there is a next unit; its entries are in the lanes then.
+  __device__ bool ready(const AttentionParams& p, int warp, int lane) {
+    while (rest == 0) {
+      if (walk.done()) return false;
+      walk.next(p);
+      enter_piece(p, warp);
+    }
+    if constexpr (Source::kPaged) {
+      if (fresh == 0) {
+        const int key = (unit + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
+        mine = GroupEntry{};
+        if (key < walk.request.kv_len) {
+          const int entry = p.page_groups.div(key / kPageGroup);
+          mine.slot = source.slots[entry];
+          if constexpr (kExtra) {
+            if (source.starts != nullptr) mine.start = source.starts[entry];
+            mine.filled = source.fills != nullptr ? source.fills[entry] : p.page_size;
+          }
+        }
+        fresh = kUnits;
+      }
+    }
+    return true;
+  }
+
+  __device__ void pass() {
+    unit += Shape::kWarps;
+    --rest;
+    --fresh;
+  }
+
+  // Page slot and number of keys of group g of the unit; keeps start and fill for the consumer (kExtra). The whole warp calls it.
+  __device__ void locate(const AttentionParams& p, UnitNotes<Shape>& notes, int warp, int lane, int stage, int g, int& slot,
+                         int& filled) const {
+    const int key0 = unit * Shape::kKeys + g * kPageGroup;
+    slot = 0;
+    filled = walk.request.kv_len - key0;
+    int start = key0;
+    if constexpr (Source::kPaged) {
+      const int from = (kUnits - fresh) * Shape::kGroups + g;
+      slot = __shfl_sync(0xffffffffu, mine.slot, from);
+      if constexpr (kExtra) {
+        const int in_page = p.page_groups.mod(key0 / kPageGroup) * kPageGroup;
+        filled = min(filled, __shfl_sync(0xffffffffu, mine.filled, from) - in_page);
+        const int page_start = __shfl_sync(0xffffffffu, mine.start, from);
+        if (p.page_start != nullptr) start = page_start + in_page;
+      }
+    }
+    if constexpr (kExtra) {
+      if (lane == 0) notes.start[warp][stage][g] = start, notes.fill[warp][stage][g] = filled;
+    }
+  }
+};
+
+template <class Shape, class Source, bool kExtra>
+struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
+  static constexpr bool kClears = false;
+  using Sw = Swizzle<Shape::kHeadDim>;
+  uint32_t stages;  // this warp's, in shared memory
+
+  static constexpr int shared_bytes() { return 0; }
+
+  __device__ void init(const AttentionParams&, const DecodeMaps&, uint32_t warp_stages, uint32_t, int) { stages = warp_stages; }
+
+  __device__ void start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane) {
+    if (this->ready(p, warp, lane)) {
+      constexpr int kPassRows = 32 / Sw::kChunks;
+      const uint32_t to = stages + stage * Shape::kStageBytes;
+#pragma unroll
+      for (int g = 0; g < Shape::kGroups; ++g) {
+        int slot, filled;
+        this->locate(p, notes, warp, lane, stage, g, slot, filled);
+        const int key = filled > 0 ? this->unit * Shape::kKeys + g * kPageGroup : 0;
+        const char* k = this->source.k_row(p, slot, key, Shape::kHeadDim * 2) + lane % Sw::kChunks * 16;
+        const char* v = this->source.v_row(p, slot, key, Shape::kHeadDim * 2) + lane % Sw::kChunks * 16;
+        const int64_t k_step = Source::kPaged ? Shape::kHeadDim * 2 : p.k_token;
+        const int64_t v_step = Source::kPaged ? Shape::kHeadDim * 2 : p.v_token;
+#pragma unroll
+        for (int pass = 0; pass < kPageGroup / kPassRows; ++pass) {
+          const int row = lane / Sw::kChunks + pass * kPassRows;
+          const int bytes = row < filled ? 16 : 0;
+          const int64_t at = bytes > 0 ? row : 0;
+          const uint32_t target = to + g * kPageGroup * Sw::kRowBytes + Sw::offset(row, lane % Sw::kChunks);
+#pragma unroll
+          for (int segment = 0; segment < Sw::kSegments; ++segment) {
+            const uint32_t there = target + segment * Shape::kKeys * Sw::kRowBytes;
+            cp_async_16(there, k + at * k_step + segment * Sw::kRowBytes, bytes);
+            cp_async_16(there + Shape::kHalfBytes, v + at * v_step + segment * Sw::kRowBytes, bytes);
+          }
+        }
+      }
+      this->pass();
+    }
+    cp_async_commit();
+  }
+
+  __device__ void wait(int, uint32_t) const { cp_async_wait<Shape::kStages - 2>(); }
+  __device__ void drain() const { cp_async_wait<0>(); }
+  __device__ void fence() const {}
+};
+
+template <class Shape, class Source, bool kExtra>
+struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
+  static constexpr bool kClears = true;
+  using Sw = Swizzle<Shape::kHeadDim>;
+  uint32_t stages, barriers;  // this warp's, in shared memory
+  uint64_t policy;
+
+  static constexpr int shared_bytes() { return Shape::kWarps * Shape::kStages * 8; }
+
+  __device__ void init(const AttentionParams&, const DecodeMaps& maps, uint32_t warp_stages, uint32_t all_barriers, int warp) {
+    stages = warp_stages;
+    barriers = all_barriers + warp * Shape::kStages * 8;
+    policy = evict_first_policy();
+    if ((threadIdx.x & 31) == 0) {
+      for (int i = 0; i < Shape::kStages; ++i) mbarrier_init(barriers + i * 8, 1);
+      fence_async_proxy();
+      if (warp == 0) prefetch_tensor_map(&maps.k);
+    }
+    __syncwarp();
+  }
+
+  __device__ void start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp,
+                        int lane) {
+    if (!this->ready(p, warp, lane)) return;
+    // One box a lane: (group of rows, segment, K or V).
+    const bool small = p.box_rows == kPageGroup;  // else the whole unit's rows
+    const int per_box = small ? 1 : Shape::kGroups, boxes = (small ? Shape::kGroups : 1) * Sw::kSegments * 2;
+    const int my_group = lane / (2 * Sw::kSegments) * per_box, segment = lane / 2 % Sw::kSegments;
+    int my_slot = 0;
+    bool wanted = false;
+#pragma unroll
+    for (int g = 0; g < Shape::kGroups; ++g) {
+      int slot, filled;
+      this->locate(p, notes, warp, lane, stage, g, slot, filled);
+      if (g == my_group) my_slot = slot, wanted = filled > 0;
+    }
+    wanted = wanted && lane < boxes;
+    const uint32_t box_bytes = p.box_rows * Sw::kRowBytes, barrier = barriers + stage * 8;
+    const unsigned lanes = __ballot_sync(0xffffffffu, wanted);
+    if (lane == 0) mbarrier_expect(barrier, __popc(lanes) * box_bytes);
+    __syncwarp();  // the count stands before anything can land
+    if (wanted) {
+      const bool is_v = lane & 1;
+      const uint32_t to = stages + stage * Shape::kStageBytes + (is_v ? Shape::kHalfBytes : 0) +
+                          (segment * Shape::kKeys + my_group * kPageGroup) * Sw::kRowBytes;
+      const int column = segment * Sw::kChunks * 8, key = this->unit * Shape::kKeys + my_group * kPageGroup;
+      if constexpr (Source::kPaged) {
+        const int row = p.page_groups.mod(key / kPageGroup) * kPageGroup;
+        const int head = static_cast<int>(((is_v ? this->source.v : this->source.k) - p.pages) / 16);
+        tma_load_4d(to, &maps.k, barrier, column, head, row, my_slot, policy);
+      } else {
+        tma_load_3d(to, is_v ? &maps.v : &maps.k, barrier, column, this->walk.request.kv_begin + key, this->walk.kv_head(p),
+                    policy);
+      }
+    }
+    this->pass();
+  }
+
+  __device__ void wait(int stage, uint32_t parity) const { mbarrier_wait(barriers + stage * 8, parity); }
+  __device__ void drain() const {}
+  // After ordinary stores to a stage, before it is filled again.
+  __device__ void fence() const { fence_async_proxy(); }
+};
+
+enum class Loads { cp_async, bulk };
+
+template <Loads kLoads, class Shape, class Source, bool kExtra>
+using LoaderOf =
+    std::conditional_t<kLoads == Loads::bulk, TmaLoader<Shape, Source, kExtra>, CpAsyncLoader<Shape, Source, kExtra>>;
+
+// Each architecture's code has one of the two; KVASIR_ALL_LOADS keeps both, for comparisons.
+#if defined(KVASIR_ALL_LOADS)
+template <Loads kLoads>
+inline constexpr bool kRunsHere = true;
+#elif __CUDA_ARCH__ >= 900
+template <Loads kLoads>
+inline constexpr bool kRunsHere = kLoads == Loads::bulk;
+#else
+template <Loads kLoads>
+inline constexpr bool kRunsHere = kLoads == Loads::cp_async;
+#endif
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,4 @@
+import { attentionDecodeSuite } from "../attention_decode.js";
+import { onBackend } from "../device.js";
+
+onBackend("cuda", attentionDecodeSuite);
