@@ -61,7 +61,7 @@ function subjects({ backend }: Device): Subject[] {
   const folder = bundledFolder();
   const random = backend === "cuda" ? llama8b : llamaSmall;
   const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 131072, rope_theta: 500000, ...random };
-  const contexts = [1024, 8192, 32768];
+  const contexts = [1024, 32768];
   return [
     {
       name: "bundled",

@@ -79,12 +79,19 @@ struct QueryRows {
   __device__ void load(const AttentionParams& p, const ItemRows& item, char* memory) {
     const int t = threadIdx.x, lane = t & 31;
     if constexpr (Shape::kQInSmem) {
-      constexpr int kChunks = Shape::kHeadDim / 8;
-      for (int x = t; x < Shape::kRows * kChunks; x += Shape::kThreads) {
-        const int row = x / kChunks, chunk = x - row * kChunks;
-        const uint4 data = row < item.rows ? *reinterpret_cast<const uint4*>(row_of(p, item, row) + chunk * 16) : uint4{};
+      constexpr int kChunks = Shape::kHeadDim / 8, kRounds = Shape::kRows * kChunks / Shape::kThreads;
+      static_assert(kRounds * Shape::kThreads == Shape::kRows * kChunks);
+      uint4 data[kRounds];  // all loads before the first store
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const int x = t + i * Shape::kThreads, row = x / kChunks, chunk = x - row * kChunks;
+        data[i] = row < item.rows ? *reinterpret_cast<const uint4*>(row_of(p, item, row) + chunk * 16) : uint4{};
+      }
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const int x = t + i * Shape::kThreads, row = x / kChunks, chunk = x - row * kChunks;
         *reinterpret_cast<uint4*>(memory + chunk / Sw::kChunks * Shape::kRows * Sw::kRowBytes +
-                                  Sw::offset(row, chunk % Sw::kChunks)) = data;
+                                  Sw::offset(row, chunk % Sw::kChunks)) = data[i];
       }
       __syncthreads();
       smem = smem_address(memory) + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));

@@ -67,11 +67,17 @@ inline __device__ __noinline__ Work cut_any_line(int64_t total, int64_t items, i
 // Run `worker` of a line of `total` tiles: what stream_k.h says, without a division where the host could make it.
 __device__ __forceinline__ Work cut_line(const AttentionParams& p, int64_t total, int64_t items, int64_t longest, int worker) {
   static_assert(kLeastTiles == 1);
+  const bool uniform = items * longest == total;
+  const int64_t few = items * kShortJoin;
+  if (uniform && longest <= kShortItem && few * 3 >= p.slots && few < p.slots && total > few) {
+    const int length = static_cast<int>(longest), workers = static_cast<int>(few), begin = worker * length / kShortJoin;
+    return {total, begin, workers, worker < workers ? (worker + 1) * length / kShortJoin - begin : 0, 0, 0};
+  }
   if (total <= p.slots && total > 0) {  // a tile each
     const int tiles = static_cast<int>(total);
     return {total, worker, tiles, worker < tiles ? 1 : 0, 0, 0};
   }
-  const bool uniform = items * longest == total, even = uniform && items == p.even_items;
+  const bool even = uniform && items == p.even_items;
   if (total <= 0 || total >> 22 != 0 || (uniform && !even && items <= p.slots))
     return cut_any_line(total, items, longest, p.slots, worker);
   Work w = {};

@@ -60,7 +60,10 @@ export interface AttentionArgs {
   perHeadRows?: boolean | undefined;
   /** A request's result has the same bits whatever else is in the batch. @default false */
   batchInvariant?: boolean | undefined;
-  /** Parts that each request's KV is split into; the result is merged. @default 0, chosen by the backend */
+  /**
+   * Equal parts that each request's KV is split into; the result is merged. @default 0: the backend's choice, for decode runs of equal
+   * length over the whole batch (LeanAttention, arXiv 2405.10480)
+   */
   numSplits?: number | undefined;
 }
 

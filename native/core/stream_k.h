@@ -51,17 +51,22 @@ KVASIR_HD int stream_k_owner(int64_t total, int workers, int64_t tile) {
 // Slot of the partial that `worker` leaves for an item whose first tile is in the run of `first_worker`.
 KVASIR_HD int stream_k_slot(int first_worker, int worker) { return 2 * worker + (worker == first_worker ? 1 : 0); }
 
+inline constexpr int kShortItem = 32, kShortJoin = 8;
+
 // How many of `slots` workers take part. Short lines: none gets less than `least` tiles, for below that joining partials costs
 // more than reading tiles side by side saves. Items of one length: as many workers for each, if that leaves few idle; then no
-// run holds parts of two items, and none at all where an item has one worker.
+// run holds parts of two items, and none at all where an item has one worker. Short ones among them, of up to kShortItem tiles,
+// are shared by kShortJoin workers at most, where these are a third of the slots: on a GPU so many saturate the memory, and fewer
+// partials are joined sooner.
 KVASIR_HD int stream_k_workers(int64_t total, int64_t items, int64_t longest, int slots, int least) {
   if (total <= 0) return 0;
   int64_t workers = least == 1 ? total : stream_k_scale(total, 1, least);
   if (workers < 1) workers = 1;
   if (workers > slots) workers = slots;
   if (items * longest == total && items <= slots) {
-    const int64_t even = stream_k_scale(workers, 1, items) * items;
+    const int64_t even = stream_k_scale(workers, 1, items) * items, few = items * kShortJoin;
     if (even > 0 && even * 8 >= workers * 7) workers = even;
+    if (longest <= kShortItem && workers > few && few * 3 >= slots) workers = few;
   }
   return static_cast<int>(workers);
 }
