@@ -106,6 +106,7 @@ export async function runBench(args: readonly string[]): Promise<number> {
     const take = (row: Row): void => {
       result.rows.push(row);
       process.stderr.write(`${rowText(row)}\n`);
+      if (!partial) saveResult(device, result); // a run that is cut off keeps what it had
     };
     await suite(device, ceilings, take, options);
     process.stderr.write(summaryText(result.summary ?? []));

@@ -101,8 +101,7 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants, const Op
 }
 
 // Chunked prefill: `batch` requests of `kv` keys and `queries` queries; pages shuffled over a pool.
-void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch, int kv, int queries,
-                int page = 64) {
+void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch, int kv, int queries, int page = 64) {
   const int pages = pages_of(kv, page);
   const size_t slot = static_cast<size_t>(2) * kv_heads * page * d;
   const size_t bytes = static_cast<size_t>(batch) * pages * slot * 2;

@@ -1,10 +1,11 @@
 #!/bin/bash
-# Builds the driver on a GPU host, checks it, times it beside PyTorch, and runs the sanitizers on the small cases: attention_tune.sh FOLDER
+# Builds the drivers on a GPU host, checks the kernels, times them beside PyTorch, and runs the sanitizers on the small cases:
+# attention_tune.sh FOLDER
 set -u
 out=${1:?folder for the results}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=/tmp/attention_tune
-make -s -j"$(nproc)" -f "$root/bench/native/Makefile" OUT=$build $build/attention_tune 2>&1 | tail -20
+make -s -j"$(nproc)" -f "$root/bench/native/Makefile" OUT=$build all 2>&1 | tail -20
 python3 "$root/bench/peers/torch_sdpa.py" >"$out/peers.json" 2>"$out/peers.log" <<'SHAPES'
 [{"id": "d64 causal", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 32, "kvHeads": 32, "headDim": 64, "causal": true},
  {"id": "d64 full", "device": "cuda", "dtype": "bf16", "batch": 1, "qoLen": 16384, "kvLen": 16384, "qoHeads": 32, "kvHeads": 32, "headDim": 64, "causal": false},
@@ -16,6 +17,7 @@ python3 "$root/bench/peers/torch_sdpa.py" >"$out/peers.json" 2>"$out/peers.log" 
 SHAPES
 $build/attention_tune check >"$out/check.log" 2>&1
 $build/attention_tune tune "$out/tune.json" >"$out/tune.log" 2>&1
+$build/decode_tune "$out/decode_tune.json" all >"$out/decode_tune.log" 2>&1
 for tool in memcheck racecheck; do
   timeout 120 compute-sanitizer --tool $tool $build/attention_tune check small >"$out/$tool.log" 2>&1
   echo "$tool: $(tail -1 "$out/$tool.log")"

@@ -1,6 +1,6 @@
 // Times decode over paged caches with shuffled pages: the shipped choice beside other tiles, loaders, grids and splits, over
 // uniform and ragged batches. Every graph node reads another set of pages, so that no cache helps.
-//   decode_tune [json file]
+//   decode_tune [json file [all]]
 #include "../../cuda/attention/decode_load.cuh"
 #include "decode_variants.h"
 #include "timing.h"

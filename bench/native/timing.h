@@ -109,5 +109,4 @@ inline void write_table(const char* json) {
   std::fclose(file);
 }
 
-
 }  // namespace kvasir::bench

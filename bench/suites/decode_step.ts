@@ -61,7 +61,7 @@ function subjects({ backend }: Device): Subject[] {
   const folder = bundledFolder();
   const random = backend === "cuda" ? llama8b : llamaSmall;
   const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 131072, rope_theta: 500000, ...random };
-  const contexts = [1024, 32768];
+  const contexts = [1024, 8192, 32768];
   return [
     {
       name: "bundled",
@@ -207,7 +207,7 @@ function difference(a: Float32Array, b: Float32Array): number {
 
 async function* runCase(model: Model, subject: Subject, batch: number, context: number, readGbPerS: number): AsyncGenerator<Row> {
   const { device, dtype, config } = model;
-  const steps = device.backend === "cuda" ? 32 : 4;
+  const steps = device.backend === "cuda" ? 8 : 4;
   const sequences = Array.from({ length: batch }, () => model.createSequence());
   try {
     const bench = new StepBench(model, sequences, context, steps);
