@@ -228,7 +228,12 @@ struct TaskRunner {
     if (!dot) stream_scores<T, kRows>(s.q + r * dim, s.keys, padded / kLaneElements<T>, dim, next, scores);
     softmax(tile, r, r + kRows);
     rescale(r, r + kRows);
-    stream_all_values<T, kRows>(scores, tile.v_rows, dim, next, s.running.acc + r * padded, padded, s.alpha + r);
+    float* const acc = s.running.acc + r * padded;
+    if (kLineByLine<T> && dot) {
+      stream_all_values<T, kRows, true>(scores, tile.v_rows, dim, next, acc, padded, s.alpha + r);
+    } else {
+      stream_all_values<T, kRows, false>(scores, tile.v_rows, dim, next, acc, padded, s.alpha + r);
+    }
   }
   // Dot products of rows from r on, kDotBlock of them or the power of 2 that holds the rest; q has rows of zeros behind.
   template <int kRows = 1>
@@ -242,6 +247,7 @@ struct TaskRunner {
     const int64_t blocks = (task.rows + kBlockRows - 1) / kBlockRows;
     Prefetch<T> next(next_tile, dim, (dot ? 0 : kTransposeWork / 2) + task.rows + blocks);
     if (dot) {
+      if (kLineByLine<T>) next.none();
       for (int64_t r = 0; r < task.rows; r += kDotBlock) dot_rows(k_rows, next, r);
     } else {
       transpose_keys(k_rows, dim, next, s.keys, padded / kLaneElements<T>);

@@ -41,6 +41,13 @@ class Prefetch {
     while (at_ < 2 * kKeyTile) row();
   }
 
+  // Line by line instead, beside the loads of the same place in this tile: `none` leaves nothing to hand out.
+  inline __attribute__((always_inline)) void k_line(int key, int64_t d) const { __builtin_prefetch(tile_.k_rows[key] + d, 0, 2); }
+  inline __attribute__((always_inline)) void v_line(int key, int64_t column) const {
+    __builtin_prefetch(tile_.v_rows[key] + column, 0, 2);
+  }
+  void none() { at_ = 2 * kKeyTile; }
+
  private:
   void row() {
     const char* row = reinterpret_cast<const char*>(at_ < kKeyTile ? tile_.k_rows[at_] : tile_.v_rows[at_ - kKeyTile]);
@@ -59,6 +66,11 @@ class Prefetch {
   int64_t credit_ = 0;
   int at_ = 0;
 };
+
+// Elements of 16 bits under dot products are prefetched line by line: a panel of them is one line, and so little arithmetic goes
+// with it that counting shares costs more than it evens out.
+template <class T>
+constexpr bool kLineByLine = sizeof(T) == 2 && kLanes == 16;
 
 // Work per line in cycles or so: shuffles of a transposition; multiply-adds of `rows` rows.
 constexpr int kTransposeWork = 4;
@@ -100,15 +112,17 @@ void dot_scores(const float* q, const T* const* k_rows, int64_t dim, Prefetch<T>
 #pragma GCC unroll 16
       for (int key = 0; key < kKeys; ++key) {
         const Pair y = load_pair(k_rows[j + key] + d);
+        if constexpr (kLineByLine<T>) next.k_line(j + key, d);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           Vec& sum = acc[r * kKeys + key];
           sum = fmadd(x[r].second, y.second, fmadd(x[r].first, y.first, sum));
         }
       }
-      if constexpr (kOften) next.done(kLines * multiply_work(kRows));
+      if constexpr (kOften && !kLineByLine<T>) next.done(kLines * multiply_work(kRows));
     }
-    if constexpr (!kOften) next.done(kKeys * dim * static_cast<int64_t>(sizeof(T)) / kLine * multiply_work(kRows));
+    if constexpr (!kOften && !kLineByLine<T>)
+      next.done(kKeys * dim * static_cast<int64_t>(sizeof(T)) / kLine * multiply_work(kRows));
     const Vec sums = add_each(acc);
     for (int r = 0; r < kRows; ++r)
       memcpy(scores + r * kKeyTile + j, reinterpret_cast<const float*>(&sums) + r * kKeys, kKeys * 4);
@@ -188,7 +202,7 @@ void stream_scores(const float* q, const VecBits* keys, int64_t stride, int64_t 
 
 // o[r] = alpha[r] * o[r] + sum_key p[r][key] v[key] for kRows rows and kPairs pairs of columns, the last of which ends after
 // `left` elements; o is in pair order.
-template <class T, int kRows, int kPairs, bool kWhole>
+template <class T, int kRows, int kPairs, bool kWhole, bool kLines>
 void stream_values(const float* p, const T* const* v_rows, int64_t column, int64_t left, Prefetch<T>& next, float* o,
                    int64_t o_stride, const float* alpha) {
   Pair acc[kRows][kPairs];
@@ -210,6 +224,7 @@ void stream_values(const float* p, const T* const* v_rows, int64_t column, int64
       for (int c = 0; c < kPairs; ++c) {
         const T* from = v_rows[i] + column + c * kPanel;
         y[c] = kWhole ? load_pair(from) : load_pair_first(from, left);
+        if constexpr (kLines) next.v_line(i, column + c * kPanel);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -221,7 +236,7 @@ void stream_values(const float* p, const T* const* v_rows, int64_t column, int64
         }
       }
     }
-    if ((j + kUnroll) % kStep == 0) {
+    if (!kLines && (j + kUnroll) % kStep == 0) {
       next.done(kStep * kPairs * kPanel * static_cast<int64_t>(sizeof(T)) / kLine * multiply_work(kRows));
     }
   }
@@ -236,18 +251,18 @@ void stream_values(const float* p, const T* const* v_rows, int64_t column, int64
   }
 }
 
-template <class T, int kRows>
+template <class T, int kRows, bool kLines>
 void stream_all_values(const float* p, const T* const* v_rows, int64_t dim, Prefetch<T>& next, float* o, int64_t o_stride,
                        const float* alpha) {
   constexpr int kWide = kLanes == 16 ? (kRows <= 2 ? 4 : kRows <= 4 ? 2 : 1) : (kRows == 1 ? 2 : 1);
   int64_t column = 0;
   for (; column + kWide * kPanel <= dim; column += kWide * kPanel) {
-    stream_values<T, kRows, kWide, true>(p, v_rows, column, 0, next, o, o_stride, alpha);
+    stream_values<T, kRows, kWide, true, kLines>(p, v_rows, column, 0, next, o, o_stride, alpha);
   }
   for (; column + kPanel <= dim; column += kPanel) {
-    stream_values<T, kRows, 1, true>(p, v_rows, column, 0, next, o, o_stride, alpha);
+    stream_values<T, kRows, 1, true, kLines>(p, v_rows, column, 0, next, o, o_stride, alpha);
   }
-  if (column < dim) stream_values<T, kRows, 1, false>(p, v_rows, column, dim - column, next, o, o_stride, alpha);
+  if (column < dim) stream_values<T, kRows, 1, false, kLines>(p, v_rows, column, dim - column, next, o, o_stride, alpha);
 }
 
 }  // namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE
