@@ -8,9 +8,8 @@
 // on sm_90 4 warps * 2 * 16 KB = 128 KB an SM, several times what 3 TB/s and 1 us of latency ask for (23 KB). Phases:
 //   1. wait for the kernel before this one; lengths -> the run (Walk::start); let the next kernel be set up
 //   2. every warp starts kStages - 1 units
-//   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another; S',
-//   softmax,
-//      O'
+//   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another;
+//      S', softmax, O'
 //   4. at the end of a piece warps leave (max, sum, O) in the stage just read        barrier: all arrive, all wait
 //   5. all threads merge the warps in order: the output, or a partial (decode_join.cuh)   barrier: all arrive, all wait
 // Loads of the next pieces are in flight during 4 and 5. One CTA fills an SM (two at d64), so that a dependent launch never puts

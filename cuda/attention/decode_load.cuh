@@ -2,9 +2,8 @@
 // kKeys keys, K and V, filled kStages - 1 units ahead, across the ends of pieces, so that memory never waits for a merge. Two
 // loaders do the same:
 //   CpAsyncLoader  sm_80 and later: 16 bytes a lane; keys past the end become zeros on the way
-//   TmaLoader      sm_90: one bulk tensor copy a box of 16 or kKeys rows and 64 columns, issued by one lane each and counted in
-//   by
-//                  a transaction barrier a stage; rows past the end arrive as they are, and the warp clears those of V
+//   TmaLoader      sm_90: one bulk tensor copy a box of 16 or kKeys rows and 64 columns, each issued by a lane and counted in
+//                  by a transaction barrier a stage; rows past the end arrive as they are, and the warp clears those of V
 #pragma once
 #include <type_traits>
 
@@ -121,8 +120,6 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
   using Sw = Swizzle<Shape::kHeadDim>;
   uint32_t stages;  // this warp's, in shared memory
 
-  static constexpr int shared_bytes() { return 0; }
-
   __device__ void init(const AttentionParams&, const DecodeMaps&, uint32_t warp_stages, uint32_t, int) { stages = warp_stages; }
 
   __device__ void start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane) {
@@ -168,8 +165,6 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   using Sw = Swizzle<Shape::kHeadDim>;
   uint32_t stages, barriers;  // this warp's, in shared memory
   uint64_t policy;
-
-  static constexpr int shared_bytes() { return Shape::kWarps * Shape::kStages * 8; }
 
   __device__ void init(const AttentionParams&, const DecodeMaps& maps, uint32_t warp_stages, uint32_t all_barriers, int warp) {
     stages = warp_stages;

@@ -1,4 +1,5 @@
 /** Weights from nowhere: matrices and biases as checkpoints are initialised, normal of deviation 0.02, and norms of 1. */
+import { setImmediate } from "node:timers/promises";
 import type { Device } from "../device.js";
 import type { DType } from "../dtype.js";
 import type { Stream } from "../stream.js";
@@ -18,7 +19,7 @@ export async function randomWeights(
   dtype: DType,
   seed: number,
 ): Promise<Weights> {
-  using block = device.tensor(dtype, [blockSize], normals(blockSize, seed, deviation), { stream });
+  using block = device.tensor(dtype, [blockSize], await normals(blockSize, seed, deviation), { stream });
   let next = 0;
   const lay = (target: Tensor): void => {
     using flat = target.reshape([target.size]);
@@ -38,8 +39,8 @@ export async function randomWeights(
   });
 }
 
-/** Box-Muller over mulberry32. */
-function normals(count: number, seed: number, scale: number): Float32Array {
+/** Box-Muller over mulberry32, in pieces of a few milliseconds, between which the event loop runs. */
+async function normals(count: number, seed: number, scale: number): Promise<Float32Array> {
   let state = seed | 0;
   const uniform = (): number => {
     state = (state + 0x6d2b79f5) | 0;
@@ -48,5 +49,10 @@ function normals(count: number, seed: number, scale: number): Float32Array {
     return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 2 ** 32;
   };
   const normal = (): number => scale * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  return Float32Array.from({ length: count }, normal);
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i++) {
+    values[i] = normal();
+    if (i % 32768 === 0) await setImmediate();
+  }
+  return values;
 }

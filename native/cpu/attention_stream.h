@@ -1,9 +1,7 @@
 // Attention of few query rows (decode, speculative steps): every row of K and V is touched once, in the dtype it is stored in.
 //   S: up to kDotRows rows: dot products with keys where they lie, lanes along head_dim (dot_scores). More rows, or
-//   batch_invariant:
-//      the tile's keys are transposed to lane = key and left in L1 as they are stored, then multiplied (stream_scores); the sums
-//      run in the order of the packed product (attention_gemm.h), so that a row has the same bits whichever of the two computed
-//      it.
+//      batch_invariant: the tile's keys are transposed to lane = key and left in L1 as they are stored, then multiplied
+//      (stream_scores), with sums in the order of the packed product (attention_gemm.h): a row's bits do not tell which ran.
 //   O: V is multiplied from where it lies, lanes along columns, in the order of the packed product.
 //
 // While a tile is computed the one after it is prefetched: evenly over the tile's arithmetic, so that memory always has about as
