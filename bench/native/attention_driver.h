@@ -1,7 +1,6 @@
 // What the checks and the timings of the attention driver share.
 #pragma once
 #include "../../cuda/attention/params.h"
-#include "../../cuda/runtime/counters.h"
 #include "attention_case.h"
 
 namespace kvasir::bench {
@@ -37,15 +36,21 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
-// Arrival counters for decode launches: zeros once, and again after every launch.
-inline unsigned* arrivals() {
-  static unsigned* const counters = [] {
+// For decode launches: nothing in it before the first, and nothing after any (decode_join.cuh).
+inline constexpr size_t kMailboxBytes = 16 << 20;
+inline void* mailbox() {
+  static void* const data = [] {
     void* p = nullptr;
-    check(cudaMalloc(&p, cuda::kCounters * sizeof(unsigned)), "arrivals");
-    check(cudaMemset(p, 0, cuda::kCounters * sizeof(unsigned)), "arrivals");
-    return static_cast<unsigned*>(p);
+    check(cudaMalloc(&p, kMailboxBytes), "mailbox");
+    check(cudaMemset(p, 0xff, kMailboxBytes), "mailbox");
+    return p;
   }();
-  return counters;
+  return data;
+}
+inline bool mailbox_is_empty() {
+  std::vector<uint32_t> words(kMailboxBytes / 4);
+  check(cudaMemcpy(words.data(), mailbox(), kMailboxBytes, cudaMemcpyDeviceToHost), "mailbox");
+  return std::all_of(words.begin(), words.end(), [](uint32_t x) { return x == 0xffffffffu; });
 }
 
 // Both print what fails and return whether all passed.

@@ -66,7 +66,7 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants, const Op
     void* space = scratch.at_least(plan.workspace);
     const double us = median_us(30, [&](int i) {
       set(i);
-      check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, arrivals(), nullptr), "run");
+      check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, mailbox(), nullptr), "run");
     });
     report(work, "shipped", us, flops / us * 1e-6, "TFLOP/s");
     for (int section : variants&& causal ? std::vector<int>{1, 4, heads} : std::vector<int>{}) {
@@ -74,7 +74,7 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants, const Op
       forced.params.heads_per_section = section;
       char name[64];
       std::snprintf(name, sizeof name, "shipped, sections of %d", section);
-      const double t = median_us(30, [&](int) { check(cuda::run_attention(forced, hw, space, arrivals(), nullptr), "run"); });
+      const double t = median_us(30, [&](int) { check(cuda::run_attention(forced, hw, space, mailbox(), nullptr), "run"); });
       report(work, name, t, flops / t * 1e-6, "TFLOP/s");
     }
     std::vector<uint16_t> expected(n), got(n);
@@ -146,7 +146,7 @@ void time_paged(const Hardware& hw, int d, int qo_heads, int kv_heads, int batch
   std::snprintf(name, sizeof name, "shipped, %d splits", plan.params.num_splits);
   const auto shipped = [&](int i, cudaStream_t stream) {
     set(i);
-    check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, arrivals(), stream), "run");
+    check(cuda::run_attention(cuda::plan_attention(a, hw), hw, space, mailbox(), stream), "run");
   };
   const double us = graph_us(std::max(32, sets), shipped);
   report(work, name, us, rate / us, unit);

@@ -1,6 +1,6 @@
 // Times decode over paged caches with shuffled pages: the shipped choice beside other tiles, loaders, grids and splits, over
 // uniform and ragged batches. Every graph node reads another set of pages, so that no cache helps.
-//   decode_tune [json file [all]]
+//   decode_tune [json file [part of a batch's name]]
 #include "../../cuda/attention/decode_load.cuh"
 #include "decode_variants.h"
 #include "timing.h"
@@ -101,7 +101,7 @@ void time_batch(const Hardware& hw, const Batch& b, bool variants) {
   const auto run = [&](int splits, cudaStream_t stream) {
     pool.args.num_splits = splits;
     const AttentionPlan plan = cuda::plan_attention(pool.args, hw);
-    check(cuda::run_attention(plan, hw, scratch.at_least(plan.workspace), arrivals(), stream), "run");
+    check(cuda::run_attention(plan, hw, scratch.at_least(plan.workspace), mailbox(), stream), "run");
   };
   pool.args.num_splits = 256;
   scratch.at_least(cuda::plan_attention(pool.args, hw).workspace);
@@ -123,7 +123,7 @@ void time_batch(const Hardware& hw, const Batch& b, bool variants) {
   timed("shipped", [&](cudaStream_t stream) {
     pool.args.num_splits = 0;
     const AttentionPlan plan = cuda::plan_attention(pool.args, hw);
-    check(cuda::run_attention(plan, hw, scratch.at_least(0), arrivals(), stream), "run");
+    check(cuda::run_attention(plan, hw, scratch.at_least(0), mailbox(), stream), "run");
   });
   for (int splits : {1, 4, 16}) {
     char name[64];
@@ -131,13 +131,13 @@ void time_batch(const Hardware& hw, const Batch& b, bool variants) {
     timed(name, [&](cudaStream_t stream) {
       pool.args.num_splits = splits;
       const AttentionPlan plan = cuda::plan_attention(pool.args, hw);
-      check(cuda::run_attention(plan, hw, scratch.at_least(0), arrivals(), stream), "run");
+      check(cuda::run_attention(plan, hw, scratch.at_least(0), mailbox(), stream), "run");
     });
   }
   const int rows = b.queries * (b.qo_heads / b.kv_heads);
   for (const DecodeVariant& x : variants ? variants_of(b.head_dim) : std::vector<DecodeVariant>{}) {
     if (x.rows < rows || x.rows >= 2 * std::max(rows, 8)) continue;
-    for (int per_sm = 1; per_sm <= x.ctas_per_sm; ++per_sm) {
+    for (int per_sm = 1; per_sm <= x.resident; ++per_sm) {
       char name[96];
       std::snprintf(name, sizeof name, "%s%s, %d an SM", x.tma ? "tma " : "", x.name, per_sm);
       timed(name, [&](cudaStream_t stream) {
@@ -149,9 +149,8 @@ void time_batch(const Hardware& hw, const Batch& b, bool variants) {
         p.by_slots = cuda::FastDiv(static_cast<uint32_t>(p.slots));
         p.even_items = 0;
         p.box_rows = p.page_size % x.keys == 0 ? x.keys : cuda::kPageGroup;
-        p.part_out = static_cast<float*>(scratch.at_least(0));
-        p.part_lse = p.part_out + int64_t{cuda::slots_per_worker(x.rows)} * p.slots * x.rows * p.head_dim;
-        p.arrivals = arrivals();
+        p.mailbox = static_cast<char*>(mailbox());
+        p.own = static_cast<char*>(scratch.at_least(0));
         check(x.launch(plan, stream), name);
       });
     }
@@ -208,34 +207,39 @@ std::vector<int> joined(std::vector<int> a, const std::vector<int>& b) {
 int main(int argc, char** argv) {
   using namespace kvasir::bench;
   const kvasir::cuda::Hardware hw = hardware();
-  const bool all = argc > 2;
+  const std::string only = argc > 2 ? argv[2] : "";
+  const auto time = [&](const Batch& b, bool variants) {
+    if (std::string(b.name).find(only) != std::string::npos) time_batch(hw, b, variants);
+  };
   using V = std::vector<int>;
-  for (int requests : {1, 64, 256, 4096}) time_planning(hw, requests);
-  time_batch(hw, {"B1 1k", 128, 32, 8, 1, {1024}}, true);
-  time_batch(hw, {"B1 4k", 128, 32, 8, 1, {4096}}, true);
-  time_batch(hw, {"B1 8k", 128, 32, 8, 1, {8192}}, true);
-  time_batch(hw, {"B1 32k", 128, 32, 8, 1, {32768}}, true);
-  time_batch(hw, {"B1 128k", 128, 32, 8, 1, {131072}}, true);
-  time_batch(hw, {"B16 8k", 128, 32, 8, 1, V(16, 8192)}, true);
-  time_batch(hw, {"B16 8k page 16", 128, 32, 8, 1, V(16, 8192), 16}, true);
-  time_batch(hw, {"1x128k + 63x1k", 128, 32, 8, 1, joined({131072}, V(63, 1024))}, true);
-  time_batch(hw, {"lognormal B64 8k", 128, 32, 8, 1, lognormal(64, 1.5, 8192, 3)}, true);
-  time_batch(hw, {"B1 1 head 512k", 128, 4, 1, 1, {1 << 20}}, true);
-  time_batch(hw, {"d64 64/8 B32 8k", 64, 64, 8, 1, V(32, 8192)}, true);
-  time_batch(hw, {"d256 16/8 B8 16k", 256, 16, 8, 1, V(8, 16384)}, true);
-  time_batch(hw, {"B16 8k q4", 128, 32, 8, 4, V(16, 8192)}, true);
-  time_batch(hw, {"B16 8k q8", 128, 32, 8, 8, V(16, 8192)}, true);
-  if (all) {
-    time_batch(hw, {"B1 512k", 128, 32, 8, 1, {524288}}, false);
-    time_batch(hw, {"B64 8k", 128, 32, 8, 1, V(64, 8192)}, false);
-    time_batch(hw, {"MQA B32 32k", 128, 8, 1, 1, V(32, 32768)}, false);
-    time_batch(hw, {"B16 MHA 4k", 128, 32, 32, 1, V(16, 4096)}, false);
-    time_batch(hw, {"group 16 B8 16k", 128, 128, 8, 1, V(8, 16384)}, true);
-    time_batch(hw, {"d96 32/8 B8 16k", 96, 32, 8, 1, V(8, 16384)}, true);
-    time_batch(hw, {"d192 16/8 B8 16k", 192, 16, 8, 1, V(8, 16384)}, true);
-    time_batch(hw, {"B256 512", 128, 32, 8, 1, V(256, 512)}, true);
-    time_batch(hw, {"B4096 64", 128, 32, 8, 1, V(4096, 64)}, true);
+  if (only.empty()) {
+    for (int requests : {1, 64, 256, 4096}) time_planning(hw, requests);
   }
+  time({"B1 1k", 128, 32, 8, 1, {1024}}, true);
+  time({"B1 4k", 128, 32, 8, 1, {4096}}, true);
+  time({"B1 8k", 128, 32, 8, 1, {8192}}, true);
+  time({"B1 32k", 128, 32, 8, 1, {32768}}, true);
+  time({"B1 32k q4", 128, 32, 8, 4, {32768}}, true);
+  time({"B1 32k q8", 128, 32, 8, 8, {32768}}, true);
+  time({"B1 128k", 128, 32, 8, 1, {131072}}, true);
+  time({"B1 512k", 128, 32, 8, 1, {524288}}, true);
+  time({"B16 8k", 128, 32, 8, 1, V(16, 8192)}, true);
+  time({"B16 8k page 16", 128, 32, 8, 1, V(16, 8192), 16}, true);
+  time({"B64 8k", 128, 32, 8, 1, V(64, 8192)}, true);
+  time({"1x128k + 63x1k", 128, 32, 8, 1, joined({131072}, V(63, 1024))}, true);
+  time({"lognormal B64 8k", 128, 32, 8, 1, lognormal(64, 1.5, 8192, 3)}, true);
+  time({"MQA B32 32k", 128, 8, 1, 1, V(32, 32768)}, true);
+  time({"B16 MHA 4k", 128, 32, 32, 1, V(16, 4096)}, true);
+  time({"1 head 1M", 128, 4, 1, 1, {1 << 20}}, true);
+  time({"group 16 B8 16k", 128, 128, 8, 1, V(8, 16384)}, true);
+  time({"B16 8k q4", 128, 32, 8, 4, V(16, 8192)}, true);
+  time({"B16 8k q8", 128, 32, 8, 8, V(16, 8192)}, true);
+  time({"B256 512", 128, 32, 8, 1, V(256, 512)}, true);
+  time({"B4096 64", 128, 32, 8, 1, V(4096, 64)}, true);
+  time({"d64 64/8 B32 8k", 64, 64, 8, 1, V(32, 8192)}, true);
+  time({"d96 32/8 B8 16k", 96, 32, 8, 1, V(8, 16384)}, true);
+  time({"d192 16/8 B8 16k", 192, 16, 8, 1, V(8, 16384)}, true);
+  time({"d256 16/8 B8 16k", 256, 16, 8, 1, V(8, 16384)}, true);
   write_table(argc > 1 ? argv[1] : nullptr);
   return 0;
 }

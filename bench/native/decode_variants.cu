@@ -9,7 +9,7 @@ namespace {
 
 template <class S, Loads kLoads>
 void add(std::vector<DecodeVariant>& list, const char* name) {
-  list.push_back({name, kLoads == Loads::bulk, S::kRows, S::kKeys, S::kCtasPerSm, DecodeLayout<S>::kBytes,
+  list.push_back({name, kLoads == Loads::bulk, S::kRows, S::kKeys, S::kResident, DecodeLayout<S>::kBytes,
                   launch_decode<__nv_bfloat16, S, PagedSource, false, kLoads>});
 }
 
@@ -33,12 +33,10 @@ void JOIN(decode_variants_, HEAD_DIM)(std::vector<DecodeVariant>& list) {
   DECODE(8, 4, 16, 4, 2)
 #elif HEAD_DIM == 128
   DECODE(8, 4, 16, 3, 2)
-  DECODE(8, 4, 32, 2, 1)
+  DECODE(8, 2, 32, 3, 2)
   DECODE(8, 4, 32, 3, 1)
-  DECODE(8, 8, 16, 3, 1)
-  DECODE(8, 8, 16, 2, 1)
+  DECODE(16, 4, 16, 3, 2)
   DECODE(16, 4, 32, 3, 1)
-  DECODE(32, 4, 32, 2, 1)
   DECODE(32, 4, 32, 3, 1)
 #elif HEAD_DIM == 192
   DECODE(8, 4, 16, 4, 1)

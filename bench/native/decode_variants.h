@@ -7,9 +7,9 @@
 namespace kvasir::cuda {
 
 struct DecodeVariant {
-  const char* name;  // rows, warps, keys a unit, stages, CTAs an SM
+  const char* name;  // rows, warps, keys a unit, stages, CTAs that fit an SM
   bool tma;
-  int rows, keys, ctas_per_sm, smem_bytes;
+  int rows, keys, resident, smem_bytes;
   cudaError_t (*launch)(const AttentionPlan&, cudaStream_t);
 };
 

@@ -32,8 +32,11 @@ kvasir_status launch_attention(kvasir_stream* stream, const kvasir_attention_arg
   if (bytes < plan.workspace) {
     return fail(err, KVASIR_INTERNAL, "attention: the workspace has %zu bytes, %zu are needed", bytes, plan.workspace);
   }
-  return stream->device().check(run_attention(plan, hardware, workspace, stream->counters(), stream->handle()),
-                                "enqueueing attention", err);
+  void* mailbox = nullptr;
+  if (plan.mailbox > 0) {
+    if (const kvasir_status status = stream->mailbox(plan.mailbox, &mailbox, err); status != KVASIR_OK) return status;
+  }
+  return stream->device().check(run_attention(plan, hardware, workspace, mailbox, stream->handle()), "enqueueing attention", err);
 }
 
 kvasir_status launch_merge(kvasir_stream* stream, const kvasir_merge_args& args, void*, size_t, kvasir_error* err) {

@@ -28,7 +28,7 @@ struct DecodeShared {
   float max[Shape::kWarps][Shape::kRows], sum[Shape::kWarps][Shape::kRows];
   UnitNotes<Shape> notes;
   WorkShared<Shape::kThreads> work;
-  bool last_to_join;
+  JoinDuty duty;
 };
 
 // Dynamic shared memory: stages, Q where it is not in registers, barriers, bookkeeping.
@@ -166,22 +166,30 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
 
   Loader loader;
   loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp);
+  if (t == 0) s.duty.merges = false;
   Walk<Shape> walk;
   Work work = {};
   int split = 0;
   fetch_ahead(p);
-  wait_for_previous_kernel();
-  if (p.num_splits > 0) {
-    split = blockIdx.x % p.num_splits;
-    const int index = blockIdx.x / p.num_splits;
-    walk.start_fixed(p, p.kv_heads.div(index), p.kv_heads.mod(index), split);
-  } else {
-    work = walk.start(p, s.work, blockIdx.x);
-  }
   release_dependents();
+  // A single request is planned while the kernel before this one ends, and once more if that has changed its lengths or tables.
+  const bool early = p.num_splits == 0 && entries_of(p) == 1;
+  if (!early) wait_for_previous_kernel();
+  for (bool settled = !early;; settled = true) {
+    if (p.num_splits > 0) {
+      split = blockIdx.x % p.num_splits;
+      const int index = blockIdx.x / p.num_splits;
+      walk.start_fixed(p, p.kv_heads.div(index), p.kv_heads.mod(index), split);
+    } else {
+      work = walk.start(p, s.work, blockIdx.x);
+    }
+    loader.walk = walk;
+    loader.enter_piece(p, warp, lane, early);
+    if (settled) break;
+    wait_for_previous_kernel();
+    if (loader.holds(p, lane)) break;
+  }
   if (walk.done()) return;
-  loader.walk = walk;
-  loader.enter_piece(p, warp);
 #pragma unroll 1  // cold code is dear: once through it for every stage
   for (int i = 0; i < kStages - 1; ++i) loader.start(p, maps, s.notes, i, warp, lane);
 
@@ -196,8 +204,10 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     const int last_position = request.q_start + p.group.div(row_begin + item.rows - 1);
     const int count = walk.count(), first_unit = walk.first_tile() * kWarps + warp;
     const bool whole = walk.fixed ? !is_split(p, request.qo_len) : walk.whole();
-    Joiners joiners = {};
-    if (!whole && !walk.fixed) joiners = Joiners::of(work, line - walk.skip, walk.span.length());
+    if (!whole && !walk.fixed && walk.skip > 0 && t == 0) {
+      const StreamKTeam team = team_of(work, blockIdx.x, line - walk.skip, walk.span.length());
+      s.duty = {request, kv_head, row_begin, item.rows, team, team.merges(kFanBits<Shape>)};
+    }
     line += walk.tiles;
 
     QueryRows<Shape> q;
@@ -391,6 +401,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       loader.fence();
       __syncthreads();  // all threads: every warp's state is visible
     }
+    char* const partial = (walk.skip > 0 && s.duty.merges ? p.own : p.mailbox) + blockIdx.x * Partial<Shape>::kBytes;
     for (int x = t; x < item.rows * kPieces; x += Shape::kThreads) {
       const int row = x / kPieces, piece = x - row * kPieces;
       SoftmaxState<Base2> state;
@@ -413,48 +424,45 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       } else if (walk.fixed) {
         write_split<Shape>(p, item, split, row, piece, state, acc);
       } else {
-        write_partial<Shape>(p, 2 * blockIdx.x + (walk.skip == 0 ? 1 : 0), row, piece, state, acc);
+        Partial<Shape>::store(partial, x, make_float2(state.max, state.sum), acc);
       }
     }
-    if (!whole && !walk.fixed) {
-      join_item<T, Shape>(p, s.last_to_join, joiners, item);
-    } else if (count > 0) {
-      __syncthreads();  // all threads: the states were read, and their stages may be filled
-    }
+    __syncthreads();  // all threads: the states were read, and their stages may be filled
   }
   loader.drain();
+  if (s.duty.merges) join_pieces<T, Shape>(p, s.duty);
 }
 
 template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     decode_kernel(const __grid_constant__ AttentionParams p, const __grid_constant__ DecodeMaps maps) {
   if constexpr (kRunsHere<kLoads>) decode_cta<T, Shape, Source, kExtra, kLoads>(p, maps);
 }
 
-// The descriptors of K and V for bulk copies. Paged: (column, 16 bytes of offset in the page slot, row, page slot), so that heads
-// may start at any multiple of 16; ragged: (column, token, head).
+// The descriptors of K and V for bulk copies, columns in segments of one swizzled row. Paged: (column, row, segment, 16 bytes of
+// offset in the page slot, page slot), so that heads may start at any multiple of 16; ragged: (column, token, segment, head).
 template <class Shape>
 cudaError_t encode_maps(const AttentionParams& p, DecodeMaps& maps) {
   using Sw = Swizzle<Shape::kHeadDim>;
-  constexpr uint64_t kD = Shape::kHeadDim;
   constexpr uint32_t kColumns = Sw::kChunks * 8;
-  const uint32_t rows = p.box_rows;
+  constexpr uint64_t kSegments = Sw::kSegments, kSegmentBytes = Sw::kRowBytes;
+  const uint32_t rows = p.box_rows, segments = p.box_rows == Shape::kKeys ? Sw::kSegments : 1;
   if (p.paged()) {
     if (p.num_page_slots == 0) return cudaSuccess;
     return encode_tensor_map(&maps.k, {const_cast<char*>(p.pages),
-                                       4,
-                                       {kD, static_cast<uint64_t>(p.page_slot / 16), static_cast<uint64_t>(p.page_size),
-                                        static_cast<uint64_t>(p.num_page_slots)},
-                                       {16, kD * 2, static_cast<uint64_t>(p.page_slot)},
-                                       {kColumns, 1, rows, 1}});
+                                       5,
+                                       {kColumns, static_cast<uint64_t>(p.page_size), kSegments,
+                                        static_cast<uint64_t>(p.page_slot / 16), static_cast<uint64_t>(p.num_page_slots)},
+                                       {kSegments * kSegmentBytes, kSegmentBytes, 16, static_cast<uint64_t>(p.page_slot)},
+                                       {kColumns, rows, segments, 1, 1}});
   }
   if (p.total_kv == 0) return cudaSuccess;
   const auto ragged = [&](CUtensorMap* map, const char* base, int64_t token, int64_t head) {
     return encode_tensor_map(map, {const_cast<char*>(base),
-                                   3,
-                                   {kD, static_cast<uint64_t>(p.total_kv), static_cast<uint64_t>(p.num_kv_heads)},
-                                   {static_cast<uint64_t>(token), static_cast<uint64_t>(head)},
-                                   {kColumns, rows, 1}});
+                                   4,
+                                   {kColumns, static_cast<uint64_t>(p.total_kv), kSegments, static_cast<uint64_t>(p.num_kv_heads)},
+                                   {static_cast<uint64_t>(token), kSegmentBytes, static_cast<uint64_t>(head)},
+                                   {kColumns, rows, segments, 1}});
   };
   const cudaError_t status = ragged(&maps.k, p.k, p.k_token, p.k_head);
   return status == cudaSuccess ? ragged(&maps.v, p.v, p.v_token, p.v_head) : status;
@@ -463,7 +471,7 @@ cudaError_t encode_maps(const AttentionParams& p, DecodeMaps& maps) {
 template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
 cudaError_t launch_decode(const AttentionPlan& plan, cudaStream_t stream) {
   constexpr int kBytes = DecodeLayout<Shape>::kBytes;
-  static_assert(kBytes <= Shape::kTile.smem_bytes(Shape::kHeadDim) && kBytes <= 227 * 1024);
+  static_assert(kBytes <= Shape::kTile.smem_bytes(Shape::kHeadDim) && kBytes + 1024 <= 228 * 1024 / Shape::kResident);
   const AttentionParams& p = plan.params;
   const auto kernel = decode_kernel<T, Shape, Source, kExtra, kLoads>;
   cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);

@@ -1,9 +1,15 @@
-// What a decode CTA does with a finished accumulator: the output row, or a partial and, for the last CTA to bring one, the merge.
+// What a decode CTA does with a finished accumulator: the output row, or a partial that is merged with others.
 //
-// A partial is kept as it is, acc [kRows, head_dim] f32 with (max, sum) a row, in the slot that stream_k.h gives the piece. Who
-// brings a partial counts itself in; the last one merges, in the order of the workers, so that the bits do not depend on who that
-// is, and nobody waits. Many pieces are merged as a tree of kFan neighbours a level, so that no CTA reads more than kFan partials
-// in a row; what a level merges has slots of its own. Counters wrap to zero with the last arrival.
+// A partial is kept as it is: acc [kRows, head_dim] f32, and (max, sum) of the row with every 32 columns. All workers of an item
+// but the one that merges them post theirs in the mailbox. Every word of the mailbox is its own message: between launches all of
+// them hold kNothing, a worker stores its partial, whoever merges reads until no word is kNothing, and stores kNothing again. So a
+// partial costs one trip to the L2 cache and one from it, with no fence, no counter and no barrier between CTAs.
+//
+// The pieces of an item are merged by the last of its workers when its own run is done, in the order of the workers; many pieces
+// as a tree of kFan neighbours a level, each node by the last worker below it, so that no CTA reads more than kFan partials in a
+// row. A CTA waits only for CTAs before it in the grid, which started before it: no order in which CTAs come to run, and no other
+// kernel beside this one, can make the wait endless. The code runs once, cold, at the end of everything: hence neighbours' posts
+// are a constant apart, and nothing is divided.
 #pragma once
 #include "../../native/core/merge.h"
 #include "../common/mma.cuh"
@@ -13,7 +19,9 @@ namespace kvasir::cuda {
 
 // Children of a node of the tree: fewer where a partial is large, for reading it takes longer than one more level.
 template <class Shape>
-inline constexpr int kFan = slots_per_worker(Shape::kRows) == 3 ? 16 : 4;
+inline constexpr int kFanBits = fan_bits(Shape::kRows);
+template <class Shape>
+inline constexpr int kFan = 1 << kFanBits<Shape>;
 
 // The rows of an item: packed row -> query and head.
 struct ItemRows {
@@ -57,115 +65,146 @@ __device__ __forceinline__ void write_split(const AttentionParams& p, const Item
       make_float4(acc.x * factor, acc.y * factor, acc.z * factor, acc.w * factor);
 }
 
-// Counts this CTA in; true for the last of `count`. All threads call it: what they stored before is visible to the last one, and
-// what the others stored is visible to all of its threads. Barriers: all arrive and wait, twice.
-__device__ __forceinline__ bool arrive_last(unsigned* counter, int count, bool& shared_last) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned before;
-    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
-                 : "=r"(before)
-                 : "l"(counter), "r"(static_cast<unsigned>(count - 1))
-                 : "memory");
-    shared_last = before == static_cast<unsigned>(count - 1);
+// A word of the mailbox that holds nothing: a NaN that no arithmetic yields.
+inline constexpr unsigned kNothing = 0xffffffffu;
+
+__device__ __forceinline__ void post(float4* to, float4 x) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+               : "memory");
+}
+__device__ __forceinline__ void post(float2* to, float2 x) {
+  asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x.x), "f"(x.y) : "memory");
+}
+__device__ __forceinline__ float4 look(const float4* at) {
+  float4 x;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(at)
+               : "memory");
+  return x;
+}
+__device__ __forceinline__ float2 look(const float2* at) {
+  float2 x;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(at) : "memory");
+  return x;
+}
+__device__ __forceinline__ bool arrived(float4 acc, float2 state) {
+  const unsigned a = max(max(__float_as_uint(acc.x), __float_as_uint(acc.y)), __float_as_uint(acc.z)),
+                 b = max(max(__float_as_uint(acc.w), __float_as_uint(state.x)), __float_as_uint(state.y));
+  return max(a, b) != kNothing;
+}
+
+// Where a partial's piece of four columns lies: x = row * head_dim / 4 + piece.
+template <class Shape>
+struct Partial {
+  static constexpr int kBytes = partial_bytes(Shape::kRows, Shape::kHeadDim), kStates = Shape::kRows * Shape::kHeadDim * 4;
+
+  static __device__ float4* acc(char* partial, int x) { return reinterpret_cast<float4*>(partial) + x; }
+  static __device__ float2* state(char* partial, int x) { return reinterpret_cast<float2*>(partial + kStates) + x / 8; }
+
+  static __device__ void store(char* partial, int x, float2 state_of_row, float4 piece) {
+    post(acc(partial, x), piece);
+    if (x % 8 == 0) post(state(partial, x), state_of_row);
   }
-  __syncthreads();
-  return shared_last;
-}
+};
 
-template <class Shape>
-__device__ __forceinline__ float* slot_acc(const AttentionParams& p, int slot) {
-  return p.part_out + static_cast<int64_t>(slot) * Shape::kRows * Shape::kHeadDim;
-}
-template <class Shape>
-__device__ __forceinline__ float2* slot_state(const AttentionParams& p, int slot) {
-  return reinterpret_cast<float2*>(p.part_lse) + static_cast<int64_t>(slot) * Shape::kRows;
-}
-
-template <class Shape>
-__device__ __forceinline__ void write_partial(const AttentionParams& p, int slot, int row, int piece,
-                                              const SoftmaxState<Base2>& state, float4 acc) {
-  if (piece == 0) slot_state<Shape>(p, slot)[row] = make_float2(state.max, state.sum);
-  *reinterpret_cast<float4*>(slot_acc<Shape>(p, slot) + row * Shape::kHeadDim + piece * 4) = acc;
-}
-
-// Merges `count` <= kFan partials, slot_of(i) each, and hands every (row, piece of four columns) to `write`. A thread has the
-// loads of kRound pieces in flight at once: every round is a trip to the L2 cache.
-template <class Shape, class SlotOf, class Write>
-__device__ __forceinline__ void merge_slots(const AttentionParams& p, int count, int rows, SlotOf slot_of, Write write) {
-  constexpr int kPieces = Shape::kHeadDim / 4, kChildren = kFan<Shape>, kRound = 16 / kChildren;
-  for (int first = threadIdx.x; first < rows * kPieces; first += kRound * Shape::kThreads) {
-    float2 state[kRound][kChildren];
-    float4 part[kRound][kChildren];
+// Merges `count` < kFan posts that follow one another from `posts` on, once they have arrived, and this CTA's own partial behind
+// them; hands every (x, state, four columns) to `write`, and leaves nothing in the posts. A thread has the loads of kRound pieces
+// in flight at once: every round is a trip to the L2 cache.
+template <class Shape, class Write>
+__device__ __forceinline__ void merge_posts(char* posts, int count, char* own, int rows, Write write) {
+  using P = Partial<Shape>;
+  constexpr int kMost = kFan<Shape> - 1, kRound = 16 / kFan<Shape>;
+  const int pieces = rows * (Shape::kHeadDim / 4);
+  const float nothing = __uint_as_float(kNothing);
+#pragma unroll 1
+  for (int base = threadIdx.x; base - static_cast<int>(threadIdx.x) < pieces; base += kRound * Shape::kThreads) {
+    float2 state[kRound][kMost + 1];
+    float4 part[kRound][kMost + 1];
+    unsigned missing = 0;
 #pragma unroll
     for (int r = 0; r < kRound; ++r) {
-      const int x = first + r * Shape::kThreads, row = x / kPieces, piece = x - row * kPieces;
+      const int x = base + r * Shape::kThreads;
+      if (x < pieces) missing |= ((1u << count) - 1) << (r * kFan<Shape>);
 #pragma unroll
-      for (int i = 0; i < kChildren; ++i) {
-        state[r][i] = make_float2(-INFINITY, 0.f);
-        part[r][i] = make_float4(0.f, 0.f, 0.f, 0.f);
-        if (i < count && row < rows) {
-          const int slot = slot_of(i);
-          state[r][i] = __ldcg(slot_state<Shape>(p, slot) + row);
-          part[r][i] = __ldcg(reinterpret_cast<const float4*>(slot_acc<Shape>(p, slot) + row * Shape::kHeadDim + piece * 4));
-        }
-      }
+      for (int i = 0; i <= kMost; ++i) state[r][i] = make_float2(-INFINITY, 0.f), part[r][i] = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (x < pieces) part[r][kMost] = look(P::acc(own, x)), state[r][kMost] = look(P::state(own, x));
     }
+    const unsigned posted = missing;
+    while (missing != 0) {
+#pragma unroll
+      for (int r = 0; r < kRound; ++r)
+#pragma unroll
+        for (int i = 0; i < kMost; ++i) {
+          if ((missing >> (r * kFan<Shape> + i) & 1) == 0) continue;
+          const int x = base + r * Shape::kThreads;
+          part[r][i] = look(P::acc(posts + i * P::kBytes, x));
+          state[r][i] = look(P::state(posts + i * P::kBytes, x));
+        }
+#pragma unroll
+      for (int r = 0; r < kRound; ++r)
+#pragma unroll
+        for (int i = 0; i < kMost; ++i)
+          if (arrived(part[r][i], state[r][i])) missing &= ~(1u << (r * kFan<Shape> + i));
+    }
+    __syncwarp();  // the eight lanes that share a state have read it
+#pragma unroll
+    for (int r = 0; r < kRound; ++r)
+#pragma unroll
+      for (int i = 0; i < kMost; ++i) {
+        if ((posted >> (r * kFan<Shape> + i) & 1) != 0)
+          P::store(posts + i * P::kBytes, base + r * Shape::kThreads, make_float2(nothing, nothing),
+                   make_float4(nothing, nothing, nothing, nothing));
+      }
 #pragma unroll
     for (int r = 0; r < kRound; ++r) {
-      const int x = first + r * Shape::kThreads, row = x / kPieces, piece = x - row * kPieces;
-      if (row >= rows) break;
       SoftmaxState<Base2> joint;
 #pragma unroll
-      for (int i = 0; i < kChildren; ++i) joint.max = fmaxf(joint.max, state[r][i].x);
-      const float base = joint.empty() ? 0.f : joint.max;  // empty parts weigh 2^-inf = 0
+      for (int i = 0; i <= kMost; ++i) joint.max = fmaxf(joint.max, state[r][i].x);
+      const float least = joint.empty() ? 0.f : joint.max;  // empty parts weigh 2^-inf = 0
       float4 acc = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-      for (int i = 0; i < kChildren; ++i) {
-        const float weight = exp2_approx(state[r][i].x - base);
+      for (int i = 0; i <= kMost; ++i) {
+        const float weight = exp2_approx(state[r][i].x - least);
         const float4& theirs = part[r][i];
         joint.sum += weight * state[r][i].y;
         acc.x += weight * theirs.x, acc.y += weight * theirs.y, acc.z += weight * theirs.z, acc.w += weight * theirs.w;
       }
-      write(row, piece, joint, acc);
+      if (base + r * Shape::kThreads < pieces) write(base + r * Shape::kThreads, joint, acc);
     }
+    __syncwarp();  // what `write` stored is visible to the lanes that share it
   }
 }
 
-// Who joins an item of several pieces: workers [first, first + count).
-struct Joiners {
-  int first, count;
-
-  static __device__ __noinline__ Joiners of(const Work& work, int64_t item_begin, int length) {
-    const int first = stream_k_owner(work.total, work.workers, item_begin);
-    return {first, stream_k_owner(work.total, work.workers, item_begin + length - 1) - first + 1};
-  }
+// What a CTA may have to merge when its run is done: of the item that began before it. No CTA has two of them.
+struct JoinDuty {
+  Request request;
+  int kv_head, row_begin, rows;
+  StreamKTeam team;
+  bool merges;  // there is a duty
 };
 
-// After this CTA's partial of an item was written: whoever completes a node of the tree merges it, and the root is the output.
+// Merges the nodes of the item's tree that end with this CTA; the root is the output.
 template <typename T, class Shape>
-__device__ __forceinline__ void join_item(const AttentionParams& p, bool& shared_last, const Joiners& j, const ItemRows& item) {
-  const int worker = blockIdx.x, slots = gridDim.x;
-  // Results and counters of level `level`'s nodes, by their first worker; below it are the pieces.
-  const auto node = [&](int level, int at) { return (2 + level) * slots + at; };
+__device__ __forceinline__ void join_pieces(const AttentionParams& p, const JoinDuty& duty) {
+  constexpr int kPieces = Shape::kHeadDim / 4;
+  const StreamKTeam team = duty.team;
+  const ItemRows item = {duty.request, duty.kv_head, duty.row_begin, duty.rows};
+  const auto post_at = [&](int post) { return p.mailbox + post * Partial<Shape>::kBytes; };
+  char* const own = p.own + blockIdx.x * Partial<Shape>::kBytes;
 #pragma unroll 1
-  for (int level = 0, width = 1;; ++level, width *= kFan<Shape>) {  // width: workers of a child
-    const int in_node = (worker - j.first) / (width * kFan<Shape>)*(width * kFan<Shape>), begin = j.first + in_node;
-    const int children = min(kFan<Shape>, (j.count - in_node + width - 1) / width);
-    unsigned* const counter = p.arrivals + (level == 0 ? stream_k_slot(j.first, begin) : node(level - 1, begin));
-    if (!arrive_last(counter, children, shared_last)) return;
-    const bool root = width * kFan<Shape> >= j.count;
-    merge_slots<Shape>(
-        p, children, item.rows,
-        [&](int i) { return level == 0 ? stream_k_slot(j.first, begin + i) : node(level - 1, begin + i * width); },
-        [&](int row, int piece, const SoftmaxState<Base2>& state, float4 acc) {
-          if (root) {
-            write_output<T, Shape>(p, item, row, piece, state, acc);
-          } else {
-            write_partial<Shape>(p, node(level, begin), row, piece, state, acc);
-          }
-        });
-    if (root) return;
+  for (int level = 0;; ++level) {
+    const StreamKNode node = stream_k_node(team, gridDim.x, level, kFanBits<Shape>);
+    char* const to = node.merges_on ? own : post_at(node.post);
+    merge_posts<Shape>(post_at(node.first_post), node.posted, own, duty.rows,
+                       [&](int x, const SoftmaxState<Base2>& state, float4 acc) {
+                         if (node.root) {
+                           write_output<T, Shape>(p, item, x / kPieces, x % kPieces, state, acc);
+                         } else {
+                           Partial<Shape>::store(to, x, make_float2(state.max, state.sum), acc);
+                         }
+                       });
+    if (node.root || !node.merges_on) return;
   }
 }
 

@@ -2,8 +2,9 @@
 // kKeys keys, K and V, filled kStages - 1 units ahead, across the ends of pieces, so that memory never waits for a merge. Two
 // loaders do the same:
 //   CpAsyncLoader  sm_80 and later: 16 bytes a lane; keys past the end become zeros on the way
-//   TmaLoader      sm_90: one bulk tensor copy a box of 16 or kKeys rows and 64 columns, each issued by a lane and counted in
-//                  by a transaction barrier a stage; rows past the end arrive as they are, and the warp clears those of V
+//   TmaLoader      sm_90: one bulk tensor copy for the K or the V of a unit (or of 16 of its rows and 64 columns, where pages are
+//                  smaller), issued by a lane each and counted in by a transaction barrier a stage; rows past the end arrive as
+//                  they are, and the warp clears those of V
 #pragma once
 #include <type_traits>
 
@@ -15,16 +16,16 @@
 
 namespace kvasir::cuda {
 
-template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kCtasPerSm_>
+template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kResident_>
 struct DecodeShape {
   static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
-  static constexpr int kCtasPerSm = kCtasPerSm_;
+  static constexpr int kResident = kResident_;  // CTAs that fit a multiprocessor
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kTileKeys = kWarps * kKeys;  // a tile: one unit a warp
   static constexpr int kGroups = kKeys / kPageGroup;
   static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);  // K or V of one unit
   static constexpr int kStageBytes = 2 * kHalfBytes, kWarpBytes = kStages * kStageBytes;
-  static constexpr DecodeTile kTile = {kRows, kWarps, kKeys, kStages, kCtasPerSm};
+  static constexpr DecodeTile kTile = {kRows, kWarps, kKeys, kStages, 1, kResident};
   static constexpr bool kQInSmem = kTile.q_in_smem(kHeadDim);  // else in registers
   static_assert(kRows % 8 == 0 && kKeys % kPageGroup == 0 && kStages >= 2);
   static_assert(kStageBytes >= kRows * kHeadDim * 4, "a stage must hold a warp's accumulator");
@@ -42,22 +43,58 @@ struct UnitNotes {
   int fill[Shape::kWarps][Shape::kStages][Shape::kGroups];   // ... and how many keys it holds
 };
 
-// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie.
+// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie. Table entries are read
+// kUnits units ahead of their use, so that no unit waits for a look-up but the first of a piece.
 template <class Shape, class Source, bool kExtra>
 struct UnitFeed {
   static constexpr int kUnits = 32 / Shape::kGroups;  // units whose table entries the warp's lanes hold, one group a lane
 
   Walk<Shape> walk;
   Source source;
-  int unit, rest, fresh;  // next unit; units of the piece from it on; those whose entries are held
-  GroupEntry mine;
+  int unit, rest, fresh;    // next unit; units of the piece from it on; those whose entries are held
+  GroupEntry mine, behind;  // the entries held, and those of the kUnits units behind them
 
-  __device__ void enter_piece(const AttentionParams& p, int warp) {
+  __device__ void enter_piece(const AttentionParams& p, int warp, int lane, bool early = false) {
     rest = walk.done() ? 0 : walk.count();
     if (rest == 0) return;
-    source.init(p, walk.request, walk.kv_head(p));
+    source.init(p, walk.request, walk.kv_head(p), early);
     unit = walk.first_tile() * Shape::kWarps + warp;
-    fresh = 0;
+    fresh = kUnits;
+    mine = entry_of(p, unit, lane, early);
+    behind = entry_of(p, unit + kUnits * Shape::kWarps, lane, early);
+  }
+
+  // The entry of this lane's group among the kUnits units from `first` on.
+  __device__ GroupEntry entry_of(const AttentionParams& p, int first, int lane, bool early = false) const {
+    GroupEntry e = {};
+    if constexpr (Source::kPaged) {
+      const int key = (first + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
+      const int entry = p.page_groups.div(key / kPageGroup);
+      // Within the table, too: lengths that are read too early may be anything.
+      if (key < walk.request.kv_len && static_cast<unsigned>(walk.request.kv_begin + entry) < static_cast<unsigned>(p.num_entries)) {
+        e.slot = read_table(source.slots + entry, early);
+        if constexpr (kExtra) {
+          if (source.starts != nullptr) e.start = read_table(source.starts + entry, early);
+          e.filled = source.fills != nullptr ? read_table(source.fills + entry, early) : p.page_size;
+        }
+      }
+    }
+    return e;
+  }
+
+  // Whether a line of one request, entered before the kernel could count on lengths and tables, is what they say now: all of them
+  // are read at once. The whole warp calls it.
+  __device__ bool holds(const AttentionParams& p, int lane) const {
+    const Request request = load_entry(p, 0, true);
+    Source now = source;
+    GroupEntry first = mine, second = behind;
+    if (rest > 0) {
+      now.init(p, walk.request, walk.kv_head(p), true);
+      first = entry_of(p, unit, lane, true);
+      second = entry_of(p, unit + kUnits * Shape::kWarps, lane, true);
+    }
+    const bool same = (request == walk.request) & now.same(source) & (first == mine) & (second == behind);
+    return __all_sync(0xffffffffu, same);
   }
 
   // True when there is a next unit; its entries are in the lanes then.
@@ -65,20 +102,12 @@ struct UnitFeed {
     while (rest == 0) {
       if (walk.done()) return false;
       walk.next(p);
-      enter_piece(p, warp);
+      enter_piece(p, warp, lane);
     }
     if constexpr (Source::kPaged) {
       if (fresh == 0) {
-        const int key = (unit + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
-        mine = GroupEntry{};
-        if (key < walk.request.kv_len) {
-          const int entry = p.page_groups.div(key / kPageGroup);
-          mine.slot = source.slots[entry];
-          if constexpr (kExtra) {
-            if (source.starts != nullptr) mine.start = source.starts[entry];
-            mine.filled = source.fills != nullptr ? source.fills[entry] : p.page_size;
-          }
-        }
+        mine = behind;
+        behind = entry_of(p, unit + kUnits * Shape::kWarps, lane);
         fresh = kUnits;
       }
     }
@@ -181,38 +210,47 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   __device__ void start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp,
                         int lane) {
     if (!this->ready(p, warp, lane)) return;
-    // One box a lane: (group of rows, segment, K or V).
-    const bool small = p.box_rows == kPageGroup;  // else the whole unit's rows
-    const int per_box = small ? 1 : Shape::kGroups, boxes = (small ? Shape::kGroups : 1) * Sw::kSegments * 2;
-    const int my_group = lane / (2 * Sw::kSegments) * per_box, segment = lane / 2 % Sw::kSegments;
-    int my_slot = 0;
-    bool wanted = false;
+    // One box for all of the unit's rows of K or V, or, where 16 of them share a page, one for 16 rows of a segment.
+    const bool whole = p.box_rows == Shape::kKeys;
+    int slots[Shape::kGroups], filled[Shape::kGroups], groups = 0;
 #pragma unroll
     for (int g = 0; g < Shape::kGroups; ++g) {
-      int slot, filled;
-      this->locate(p, notes, warp, lane, stage, g, slot, filled);
-      if (g == my_group) my_slot = slot, wanted = filled > 0;
+      this->locate(p, notes, warp, lane, stage, g, slots[g], filled[g]);
+      groups += filled[g] > 0;
     }
-    wanted = wanted && lane < boxes;
-    const uint32_t box_bytes = p.box_rows * Sw::kRowBytes, barrier = barriers + stage * 8;
-    const unsigned lanes = __ballot_sync(0xffffffffu, wanted);
-    if (lane == 0) mbarrier_expect(barrier, __popc(lanes) * box_bytes);
-    __syncwarp();  // the count stands before anything can land
-    if (wanted) {
-      const bool is_v = lane & 1;
-      const uint32_t to = stages + stage * Shape::kStageBytes + (is_v ? Shape::kHalfBytes : 0) +
-                          (segment * Shape::kKeys + my_group * kPageGroup) * Sw::kRowBytes;
-      const int column = segment * Sw::kChunks * 8, key = this->unit * Shape::kKeys + my_group * kPageGroup;
-      if constexpr (Source::kPaged) {
-        const int row = p.page_groups.mod(key / kPageGroup) * kPageGroup;
-        const int head = static_cast<int>(((is_v ? this->source.v : this->source.k) - p.pages) / 16);
-        tma_load_4d(to, &maps.k, barrier, column, head, row, my_slot, policy);
+    if (lane == 0) {
+      const uint32_t barrier = barriers + stage * 8, to = stages + stage * Shape::kStageBytes;
+      const int key = this->unit * Shape::kKeys;
+      mbarrier_expect(barrier, (whole ? Shape::kGroups : groups) * (Shape::kStageBytes / Shape::kGroups));
+      if (whole) {
+        copy_box(p, maps, barrier, to, key, 0, slots[0]);
       } else {
-        tma_load_3d(to, is_v ? &maps.v : &maps.k, barrier, column, this->walk.request.kv_begin + key, this->walk.kv_head(p),
-                    policy);
+#pragma unroll
+        for (int g = 0; g < Shape::kGroups; ++g) {
+          if (filled[g] <= 0) continue;
+#pragma unroll 1
+          for (int segment = 0; segment < Sw::kSegments; ++segment)
+            copy_box(p, maps, barrier, to + (segment * Shape::kKeys + g * kPageGroup) * Sw::kRowBytes, key + g * kPageGroup, segment,
+                     slots[g]);
+        }
       }
     }
     this->pass();
+  }
+
+  // A box of K and one of V, from `key` and segment `segment` on.
+  __device__ __forceinline__ void copy_box(const AttentionParams& p, const DecodeMaps& maps, uint32_t barrier, uint32_t to, int key,
+                                           int segment, int slot) const {
+    if constexpr (Source::kPaged) {
+      const int row = p.page_groups.mod(key / kPageGroup) * kPageGroup;
+      tma_load_5d(to, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.k - p.pages) / 16), slot, policy);
+      tma_load_5d(to + Shape::kHalfBytes, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.v - p.pages) / 16),
+                  slot, policy);
+    } else {
+      const int token = this->walk.request.kv_begin + key, kv_head = this->walk.kv_head(p);
+      tma_load_4d(to, &maps.k, barrier, 0, token, segment, kv_head, policy);
+      tma_load_4d(to + Shape::kHalfBytes, &maps.v, barrier, 0, token, segment, kv_head, policy);
+    }
   }
 
   __device__ void wait(int stage, uint32_t parity) const { mbarrier_wait(barriers + stage * 8, parity); }

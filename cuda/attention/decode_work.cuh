@@ -20,8 +20,9 @@ struct Span {
 __device__ __forceinline__ int entries_of(const AttentionParams& p) {
   return p.per_head_rows ? p.batch * p.num_kv_heads : p.batch;
 }
-__device__ __forceinline__ Request load_entry(const AttentionParams& p, int entry) {
-  return p.per_head_rows ? load_request(p, p.kv_heads.div(entry), p.kv_heads.mod(entry)) : load_request(p, entry, 0);
+__device__ __forceinline__ Request load_entry(const AttentionParams& p, int entry, bool early = false) {
+  return p.per_head_rows ? load_request(p, p.kv_heads.div(entry), p.kv_heads.mod(entry), early)
+                         : load_request(p, entry, 0, early);
 }
 
 template <class Shape>
@@ -62,6 +63,11 @@ inline __device__ __noinline__ Work cut_any_line(int64_t total, int64_t items, i
     w.left = static_cast<int>(run.end - run.begin);
   }
   return w;
+}
+
+// Who works on an item with this worker; out of line, for one thread asks, once.
+inline __device__ __noinline__ StreamKTeam team_of(const Work& work, int worker, int64_t item_begin, int length) {
+  return stream_k_team(work.total, work.workers, worker, item_begin, length);
 }
 
 // Run `worker` of a line of `total` tiles: what stream_k.h says, without a division where the host could make it.
@@ -163,7 +169,7 @@ struct Walk {
     fixed = false;
     Work w;
     if (entries_of(p) == 1) {
-      request = load_entry(p, 0);
+      request = load_entry(p, 0, true);
       span = span_of<Shape>(p, request);
       w = cut_line(p, static_cast<int64_t>(span.items) * span.length(), span.items, span.length(), worker);
       w.position = static_cast<int>(w.begin);

@@ -39,14 +39,13 @@ cudaError_t launch_main(const AttentionPlan& plan, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, unsigned* arrivals,
+cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, void* mailbox,
                           cudaStream_t stream) {
   AttentionParams& p = plan.params;
   if (p.total_q == 0 || p.num_qo_heads == 0 || p.batch == 0) return cudaSuccess;
   if (plan.kernel == AttentionKernel::decode && p.num_splits == 0) {
-    p.part_out = static_cast<float*>(workspace);
-    p.part_lse = p.part_out + int64_t{slots_per_worker(plan.decode_rows)} * p.slots * plan.decode_rows * p.head_dim;
-    p.arrivals = arrivals;
+    p.mailbox = static_cast<char*>(mailbox);
+    p.own = static_cast<char*>(workspace);
     return launch_main(plan, stream);
   }
   if (p.num_splits > 1) {

@@ -14,9 +14,11 @@ namespace kvasir::cuda {
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 inline constexpr int kLeastTiles = 1;    // key tiles that are worth a worker of a stream-K line and its partial
 inline constexpr int kMaxWorkers = 256;  // of a line
-// Partials a worker, by the rows of a block: its two pieces, and one for each level but the last of the tree that merges
-// kMaxWorkers of them (decode_join.cuh).
-constexpr int slots_per_worker(int rows) { return rows <= 8 ? 3 : 5; }
+// Partials of a block of rows (decode_join.cuh): log2 of how many are merged at once, bytes of one, and posts a worker: its piece,
+// and one for each level but the last of the tree that merges kMaxWorkers of them.
+constexpr int fan_bits(int rows) { return rows <= 8 ? 4 : 2; }
+constexpr int partial_bytes(int rows, int head_dim) { return rows * head_dim * 4 + rows * head_dim / 32 * 8; }
+constexpr int posts_per_worker(int rows) { return 8 / fan_bits(rows); }
 inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
 
 struct AttentionParams {
@@ -49,14 +51,13 @@ struct AttentionParams {
   float* part_lse;   // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
 
-  // Decode by stream-K: CTAs of the grid, and arrival counters (zeros between launches: runtime/counters.h). part_out
-  // [slots_per_worker * slots, rows of a block, head_dim], part_lse likewise with (max, sum) a row.
+  // Decode by stream-K: CTAs of the grid, their posts, and a partial of its own for each.
   int slots;
+  char *mailbox, *own;
   // Planning's divisions, made here: workers and items of a line that is long enough for all CTAs and whose items, so many, are
   // of one length (stream_k_workers).
   int even_items, even_workers;
   FastDiv by_slots, by_even_workers;
-  unsigned* arrivals;
   int num_page_slots, num_entries;
   int box_rows;  // key rows of one bulk tensor copy
 
@@ -77,7 +78,8 @@ struct AttentionPlan {
   AttentionParams params = {};
   int decode_rows = 0;       // rows of a block of the decode kernel: 8, 16 or 32
   bool bulk_copies = false;  // sm_90: K and V come by bulk tensor copies
-  size_t workspace = 0;      // bytes of partials
+  size_t workspace = 0;      // bytes of partials for the combine kernel
+  size_t mailbox = 0;        // bytes of the mailbox (runtime/mailbox.h) that stream-K joins its partials through
 };
 
 // Pure: the kernel, its grid bounds and its scratch, from shapes and scalars only. kernel is `none` where no kernel takes the
@@ -100,7 +102,7 @@ cudaError_t launch_simt(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_combine(const AttentionPlan&, const Hardware&, cudaStream_t);
 cudaError_t launch_merge_parts(const kvasir_merge_args&, cudaStream_t);
 
-// Runs a plan; `workspace` holds plan.workspace bytes, `arrivals` kCounters zeros that no launch at the same time uses.
-cudaError_t run_attention(AttentionPlan, const Hardware&, void* workspace, unsigned* arrivals, cudaStream_t);
+// Runs a plan; `workspace` holds plan.workspace bytes, `mailbox` plan.mailbox bytes that no launch at the same time uses.
+cudaError_t run_attention(AttentionPlan, const Hardware&, void* workspace, void* mailbox, cudaStream_t);
 
 }  // namespace kvasir::cuda

@@ -13,34 +13,43 @@ struct Request {
   int qo_begin, qo_len;  // tokens of q
   int kv_begin, kv_len;  // ragged: first key; paged: first entry of page_indices
   int q_start;           // position of the first query
+
+  __device__ bool operator==(const Request& o) const {
+    return index == o.index && qo_begin == o.qo_begin && qo_len == o.qo_len && kv_begin == o.kv_begin && kv_len == o.kv_len &&
+           q_start == o.q_start;
+  }
 };
 
-__device__ __forceinline__ void load_queries(const AttentionParams& p, int index, int& begin, int& len) {
+// An element of a length or page table. Early, before the kernel that may write it has ended, it is read past the L1 cache, which
+// would keep it.
+__device__ __forceinline__ int read_table(const int* at, bool early = false) { return early ? __ldcg(at) : *at; }
+
+__device__ __forceinline__ void load_queries(const AttentionParams& p, int index, int& begin, int& len, bool early = false) {
   if (p.qo_indptr != nullptr) {
-    begin = p.qo_indptr[index];
-    len = p.qo_indptr[index + 1] - begin;
+    begin = read_table(p.qo_indptr + index, early);
+    len = read_table(p.qo_indptr + index + 1, early) - begin;
   } else {
     len = p.qo_each;
     begin = index * len;
   }
 }
 
-__device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head) {
+__device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head, bool early = false) {
   Request r;
   r.index = index;
-  load_queries(p, index, r.qo_begin, r.qo_len);
+  load_queries(p, index, r.qo_begin, r.qo_len, early);
   if (p.pages != nullptr) {
     const int row = p.per_head_rows ? index * p.num_kv_heads + kv_head : index;
-    r.kv_begin = p.row_start[row];
-    r.kv_len = p.kv_len[row];
+    r.kv_begin = read_table(p.row_start + row, early);
+    r.kv_len = read_table(p.kv_len + row, early);
   } else if (p.kv_indptr != nullptr) {
-    r.kv_begin = p.kv_indptr[index];
-    r.kv_len = p.kv_indptr[index + 1] - r.kv_begin;
+    r.kv_begin = read_table(p.kv_indptr + index, early);
+    r.kv_len = read_table(p.kv_indptr + index + 1, early) - r.kv_begin;
   } else {
     r.kv_len = p.kv_each;
     r.kv_begin = index * r.kv_len;
   }
-  r.q_start = p.q_start != nullptr ? p.q_start[index] : r.kv_len - r.qo_len;
+  r.q_start = p.q_start != nullptr ? read_table(p.q_start + index, early) : r.kv_len - r.qo_len;
   return r;
 }
 

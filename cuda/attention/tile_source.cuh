@@ -13,6 +13,9 @@ struct GroupEntry {
   int slot = 0;    // page slot (paged)
   int start = 0;   // position of the group's page's first key (kExtra)
   int filled = 0;  // keys that the page holds (kExtra)
+  __device__ bool operator==(const GroupEntry& o) const {
+    return (slot == o.slot) & (start == o.start) & (filled == o.filled);
+  }
 };
 
 struct RaggedSource {
@@ -20,12 +23,13 @@ struct RaggedSource {
   const char *k, *v;
   int64_t k_token, v_token;
 
-  __device__ void init(const AttentionParams& p, const Request& r, int kv_head) {
+  __device__ void init(const AttentionParams& p, const Request& r, int kv_head, bool = false) {
     k = p.k + r.kv_begin * p.k_token + kv_head * p.k_head;
     v = p.v + r.kv_begin * p.v_token + kv_head * p.v_head;
     k_token = p.k_token;
     v_token = p.v_token;
   }
+  __device__ bool same(const RaggedSource& o) const { return k == o.k && v == o.v; }
   __device__ const char* k_row(const AttentionParams&, int, int key, int) const {
     return k + static_cast<int64_t>(key) * k_token;
   }
@@ -39,13 +43,14 @@ struct PagedSource {
   const char *k, *v;  // page slot 0, this head
   const int *slots, *starts, *fills;
 
-  __device__ void init(const AttentionParams& p, const Request& r, int kv_head) {
-    k = p.pages + p.page_offsets[2 * kv_head];
-    v = p.pages + p.page_offsets[2 * kv_head + 1];
+  __device__ void init(const AttentionParams& p, const Request& r, int kv_head, bool early = false) {
+    k = p.pages + read_table(p.page_offsets + 2 * kv_head, early);
+    v = p.pages + read_table(p.page_offsets + 2 * kv_head + 1, early);
     slots = p.page_indices + r.kv_begin;
     starts = p.page_start != nullptr ? p.page_start + r.kv_begin : nullptr;
     fills = p.page_len != nullptr ? p.page_len + r.kv_begin : nullptr;
   }
+  __device__ bool same(const PagedSource& o) const { return k == o.k && v == o.v && slots == o.slots; }
   // Byte offset of `key` in the payload of the page slot that holds it.
   __device__ static int64_t in_pool(const AttentionParams& p, int slot, int key, int row_bytes) {
     const int in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;

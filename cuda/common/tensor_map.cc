@@ -25,7 +25,7 @@ Encoder find_encoder() {
 cudaError_t encode_tensor_map(CUtensorMap* out, const TensorMapShape& shape) {
   static const Encoder encode = find_encoder();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint32_t element_stride[4] = {1, 1, 1, 1};
+  const cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
   const CUresult result = encode(out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(shape.rank), shape.base,
                                  shape.size, shape.stride, shape.box, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                  shape.box[0] == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,

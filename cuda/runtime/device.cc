@@ -6,7 +6,7 @@
 
 #include "../../native/core/status.h"
 #include "blas.h"
-#include "counters.h"
+#include "mailbox.h"
 #include "probe.h"
 #include "watcher.h"
 
@@ -81,7 +81,7 @@ kvasir_status kvasir_device::open(const kvasir_device_options& options, kvasir_d
     delete device;
     return status;
   }
-  device->counters_ = std::make_unique<kvasir::cuda::CounterPool>();
+  device->mailboxes_ = std::make_unique<kvasir::cuda::MailboxPool>();
   device->blas_ = std::make_unique<kvasir::cuda::Blas>(*device);
   device->watcher_ = std::make_unique<kvasir::cuda::Watcher>(*device);
   *out = device;

@@ -13,7 +13,7 @@
 namespace kvasir::cuda {
 
 class Blas;
-class CounterPool;
+class MailboxPool;
 class Watcher;
 
 // What launchers may count on; read off the device once.
@@ -52,7 +52,7 @@ struct kvasir_device {
 
   kvasir::cuda::Watcher& watcher() { return *watcher_; }
   kvasir::cuda::Blas& blas() { return *blas_; }
-  kvasir::cuda::CounterPool& counters() { return *counters_; }
+  kvasir::cuda::MailboxPool& mailboxes() { return *mailboxes_; }
 
  private:
   kvasir_device();
@@ -66,7 +66,7 @@ struct kvasir_device {
   kvasir_error first_error_{};
   int64_t allocated_ = 0;
   std::unordered_map<void*, size_t> allocations_;
-  std::unique_ptr<kvasir::cuda::CounterPool> counters_;  // outlives the programs that the watcher still holds
+  std::unique_ptr<kvasir::cuda::MailboxPool> mailboxes_;  // outlives the programs that the watcher still holds
   std::unique_ptr<kvasir::cuda::Watcher> watcher_;
   std::unique_ptr<kvasir::cuda::Blas> blas_;
 };

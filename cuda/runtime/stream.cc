@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "../../native/core/status.h"
-#include "counters.h"
 #include "host_kernels.h"
 #include "pinned.h"
 #include "watcher.h"
@@ -105,7 +104,6 @@ kvasir_status kvasir_stream::create(kvasir_device& device, kvasir_stream** out, 
   if (status == KVASIR_OK)
     status =
         device.check(cudaHostAlloc(&stream->staging_, kStagingBytes, cudaHostAllocDefault), "a stream's staging memory", err);
-  if (status == KVASIR_OK) status = device.check(device.counters().take(&stream->counters_), "a stream's counters", err);
   if (status != KVASIR_OK) {
     if (stream->staging_ != nullptr) cudaFreeHost(stream->staging_);
     if (stream->handle_ != nullptr) cudaStreamDestroy(stream->handle_);
@@ -132,13 +130,18 @@ kvasir_stream::~kvasir_stream() {
   }
   device_.check(cudaStreamDestroy(handle_), "the end of a stream", nullptr);
   device_.check(cudaFreeHost(staging_), "the end of a stream", nullptr);
-  device_.counters().give_back(counters_);
-  device_.counters().give_back(recording_counters_);
+  mailbox_.give_back(device_.mailboxes());
+  recording_mailbox_.give_back(device_.mailboxes());
 }
 
 kvasir_status kvasir_stream::refuse_in_recording(const char* what, kvasir_error* err) const {
   if (!recording_) return KVASIR_OK;
   return fail(err, KVASIR_UNSUPPORTED, "%s cannot be part of a program; do it before or after the recording.", what);
+}
+
+kvasir_status kvasir_stream::mailbox(size_t bytes, void** out, kvasir_error* err) {
+  kvasir::cuda::Mailbox& mailbox = recording_ ? recording_mailbox_ : mailbox_;
+  return device_.check(mailbox.at_least(bytes, device_.mailboxes(), out), "a mailbox between the parts of a kernel", err);
 }
 
 kvasir_status kvasir_stream::synchronize(kvasir_error* err) {
@@ -219,10 +222,6 @@ kvasir_status kvasir_stream::flag_wait(const uint64_t* flag, uint64_t value, con
 kvasir_status kvasir_stream::record_begin(kvasir_error* err) {
   if (const kvasir_status status = device_.enter(err); status != KVASIR_OK) return status;
   if (recording_) return fail(err, KVASIR_INVALID_ARGUMENT, "The stream is recording a program already; end that one first.");
-  if (recording_counters_ == nullptr) {
-    const cudaError_t taken = device_.counters().take(&recording_counters_);
-    if (taken != cudaSuccess) return device_.check(taken, "a recording's counters", err);
-  }
   const cudaError_t result = device_.watcher().while_unwatched([this] {
     const cudaError_t begun = cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed);
     recording_ = begun == cudaSuccess;
@@ -253,7 +252,7 @@ kvasir_status kvasir_stream::record_end(kvasir_program** out, kvasir_error* err)
     delete program;
     return device_.check(result, "the instantiation of a program", err);
   }
-  program->counters = std::exchange(recording_counters_, nullptr);
+  program->mailbox = std::exchange(recording_mailbox_, {});
   *out = program;
   return KVASIR_OK;
 }

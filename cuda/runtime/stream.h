@@ -7,12 +7,13 @@
 #include <atomic>
 
 #include "device.h"
+#include "mailbox.h"
 
 struct kvasir_program {
   kvasir_device* device = nullptr;
   cudaGraphExec_t graph = nullptr;
   cudaEvent_t launched = nullptr;  // recorded after every launch: the graph is in use until it has passed
-  unsigned* counters = nullptr;
+  kvasir::cuda::Mailbox mailbox = {};
 };
 
 struct kvasir_stream {
@@ -25,8 +26,8 @@ struct kvasir_stream {
   kvasir_device& device() { return device_; }
   cudaStream_t handle() const { return handle_; }
   bool recording() const { return recording_; }
-  // The arrival counters of what is enqueued now, on the stream or in a recording (counters.h).
-  unsigned* counters() const { return recording_ ? recording_counters_ : counters_; }
+  // So many bytes of the mailbox of what is enqueued now, on the stream or in a recording.
+  kvasir_status mailbox(size_t bytes, void** out, kvasir_error*);
 
   kvasir_status synchronize(kvasir_error*);
   kvasir_status callback(void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error*);
@@ -47,7 +48,7 @@ struct kvasir_stream {
   kvasir_device& device_;
   cudaStream_t handle_ = nullptr;
   void* staging_ = nullptr;
-  unsigned *counters_ = nullptr, *recording_counters_ = nullptr;
+  kvasir::cuda::Mailbox mailbox_, recording_mailbox_;
   bool recording_ = false;
   std::array<cudaEvent_t, KVASIR_STAMP_SLOTS> stamps_{};
   std::array<bool, KVASIR_STAMP_SLOTS> stamped_{};

@@ -2,7 +2,7 @@
 
 #include <chrono>
 
-#include "counters.h"
+#include "mailbox.h"
 
 namespace kvasir::cuda {
 
@@ -120,7 +120,7 @@ void Watcher::sweep(bool all) {
     }
     device_.check(cudaGraphExecDestroy(program->graph), "the end of a program", nullptr);
     device_.check(cudaEventDestroy(program->launched), "the end of a program", nullptr);
-    device_.counters().give_back(program->counters);
+    program->mailbox.give_back(device_.mailboxes());
     delete program;
   }
 }

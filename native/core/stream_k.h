@@ -7,8 +7,10 @@
 // and each gets the same number of workers, runs end where items end. The workers of one item follow one another, so that the
 // order in which its pieces are merged is fixed by the lengths alone.
 //
-// Pieces that are no whole item leave a partial. A run holds at most two of them: the end of an item begun before it, and the
-// beginning of one that goes on behind it; hence two slots a worker are room enough for any batch.
+// Pieces that are no whole item leave a partial, and the last worker of an item merges them: all others post theirs. A run holds at
+// most two such pieces, the end of an item begun before it and the beginning of one that goes on behind it, so that a worker merges
+// at most one item and posts at most one piece: one post a worker is room enough for any batch. Many pieces are merged as a tree of
+// 2^fan_bits neighbours a node, each by the last worker below it.
 #pragma once
 #include <cstdint>
 
@@ -48,8 +50,34 @@ KVASIR_HD int stream_k_owner(int64_t total, int workers, int64_t tile) {
   return static_cast<int>(stream_k_scale(last, 1, total));
 }
 
-// Slot of the partial that `worker` leaves for an item whose first tile is in the run of `first_worker`.
-KVASIR_HD int stream_k_slot(int first_worker, int worker) { return 2 * worker + (worker == first_worker ? 1 : 0); }
+// The workers [first, first + count) of one item, and which of them this is.
+struct StreamKTeam {
+  int first, count, place;
+
+  // Whether this is the last of the 2^bits workers around it, who merges what they have.
+  KVASIR_HD bool merges(int bits) const { return place + 1 == count || ((place + 1) & ((1 << bits) - 1)) == 0; }
+};
+
+KVASIR_HD StreamKTeam stream_k_team(int64_t total, int workers, int worker, int64_t item_begin, int64_t length) {
+  const int first = stream_k_owner(total, workers, item_begin);
+  return {first, stream_k_owner(total, workers, item_begin + length - 1) - first + 1, worker - first};
+}
+
+// A node of a team's tree, by the worker that merges it. Its children but the last, which is that worker's own, are `posted` posts
+// in a row; posts are numbered by level of `slots` each: pieces by worker, nodes by the team's first worker and their order.
+struct StreamKNode {
+  int first_post, posted;
+  bool root;        // the item is whole
+  bool merges_on;   // this worker merges the node above, too; else it is to be posted as
+  int post;
+};
+
+KVASIR_HD StreamKNode stream_k_node(const StreamKTeam& team, int slots, int level, int fan_bits) {
+  const int bits = level * fan_bits, above = bits + fan_bits, order = team.place >> above, begin = order << above;
+  const int most = begin + (1 << above), end = most < team.count ? most : team.count;
+  return {level * slots + team.first + (begin >> bits), (end - begin - 1) >> bits, begin == 0 && end == team.count,
+          team.merges(above + fan_bits), (level + 1) * slots + team.first + order};
+}
 
 inline constexpr int kShortItem = 32, kShortJoin = 8;
 

@@ -43,10 +43,44 @@ void check_runs(int64_t total, int workers, int from, int to) {
   }
 }
 
+// A team's tree, as its workers walk it: `posted[i]` is the worker that posted i, -1 before, -2 once that was taken.
+void check_tree(const StreamKTeam& any, int slots, int fan_bits, std::vector<int>& posted) {
+  const auto put = [&](int post, int worker) {
+    const bool in_range = post >= 0 && post < static_cast<int>(posted.size());
+    expect(in_range && posted[static_cast<size_t>(post)] == -1, "no two partials share a post", slots, any.count, post);
+    if (in_range) posted[static_cast<size_t>(post)] = worker;
+  };
+  int merged = 0, roots = 0;
+  for (int place = 0; place < any.count; ++place) {  // in the order in which waiting needs them
+    const StreamKTeam team = {any.first, any.count, place};
+    const int worker = team.first + place;
+    if (!team.merges(fan_bits)) {
+      put(worker, worker);
+      continue;
+    }
+    ++merged;  // its own
+    for (int level = 0;; ++level) {
+      const StreamKNode node = stream_k_node(team, slots, level, fan_bits);
+      expect(node.posted < 1 << fan_bits, "a node has no more children than the fan", slots, any.count, place);
+      for (int i = 0; i < node.posted; ++i) {
+        int& from = posted[static_cast<size_t>(node.first_post + i)];
+        expect(from >= team.first && from < worker, "who merges waits for workers before it alone", slots, any.count, place);
+        from = -2;
+        if (level == 0) ++merged;
+      }
+      if (node.root) ++roots;
+      if (!node.root && !node.merges_on) put(node.post, worker);
+      if (node.root || !node.merges_on) break;
+    }
+  }
+  expect(merged == any.count && roots == 1, "every piece enters the one root", slots, any.count, merged);
+}
+
 // Items of the given lengths: who works on each, and where partials go.
 void check_items(const std::vector<int64_t>& lengths, int workers) {
   const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  std::vector<int> taken(2 * static_cast<size_t>(workers)), partials(static_cast<size_t>(workers));
+  std::vector<int> posts(static_cast<size_t>(workers)), duties(static_cast<size_t>(workers));
+  std::vector<int> by_four(10 * static_cast<size_t>(workers), -1), by_sixteen = by_four;
   int64_t begin = 0;
   for (const int64_t length : lengths) {
     const int64_t end = begin + length;
@@ -57,11 +91,16 @@ void check_items(const std::vector<int64_t>& lengths, int workers) {
       expect(holds == (first <= w && w <= last), "the workers of an item are those from its first tile's to its last tile's",
              total, workers, begin);
       if (!holds || first == last) continue;
-      const int slot = stream_k_slot(first, w);
-      const bool in_range = slot >= 0 && slot < 2 * workers;
-      expect(in_range, "two slots a worker are room enough", total, workers, begin);
-      if (in_range) expect(++taken[static_cast<size_t>(slot)] == 1, "no two partials share a slot", total, workers, begin);
-      expect(++partials[static_cast<size_t>(w)] <= 2, "a worker leaves two partials at most", total, workers, begin);
+      const StreamKTeam team = stream_k_team(total, workers, w, begin, length);
+      expect(team.first == first && team.count == last - first + 1 && team.place == w - first, "a team is an item's workers",
+             total, workers, begin);
+      int& kept = (team.merges(2) ? duties : posts)[static_cast<size_t>(w)];
+      expect(++kept == 1, "a worker posts one piece at most, and merges one item at most", total, workers, begin);
+      expect(!team.merges(2) || run.begin > begin, "who merges has the end of an item", total, workers, begin);
+    }
+    if (first < last) {
+      check_tree({first, last - first + 1, 0}, workers, 2, by_four);
+      check_tree({first, last - first + 1, 0}, workers, 4, by_sixteen);
     }
     begin = end;
   }
