@@ -164,7 +164,8 @@ __global__ void __launch_bounds__(PlannedShape::kThreads)
     plan_kernel(const __grid_constant__ cuda::AttentionParams p, int64_t* out) {
   __shared__ cuda::WorkShared<PlannedShape::kThreads> shared;
   cuda::Walk<PlannedShape> walk;
-  const cuda::Work work = walk.start(p, shared, blockIdx.x);
+  const int entry = min(static_cast<int>(threadIdx.x), cuda::entries_of(p) - 1);
+  const cuda::Work work = walk.start(p, shared, blockIdx.x, false, cuda::load_entry(p, entry));
   if (threadIdx.x == 0) out[blockIdx.x] = work.begin + work.entry + work.position;
 }
 __global__ void empty_kernel(const __grid_constant__ cuda::AttentionParams p, int64_t* out) {

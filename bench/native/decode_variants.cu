@@ -17,27 +17,28 @@ void add(std::vector<DecodeVariant>& list, const char* name) {
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-#define DECODE(...)                               \
-  {                                               \
-    using S = DecodeShape<HEAD_DIM, __VA_ARGS__>; \
-    add<S, Loads::cp_async>(list, #__VA_ARGS__);  \
-    add<S, Loads::bulk>(list, #__VA_ARGS__);      \
+#define DECODE(...)                                                             \
+  {                                                                             \
+    using S = DecodeShape<HEAD_DIM, __VA_ARGS__>;                               \
+    if constexpr (S::kHalves == 1) add<S, Loads::cp_async>(list, #__VA_ARGS__); \
+    add<S, Loads::bulk>(list, #__VA_ARGS__);                                    \
   }
 
 void JOIN(decode_variants_, HEAD_DIM)(std::vector<DecodeVariant>& list) {
 #if HEAD_DIM == 64
   DECODE(8, 4, 32, 3, 2)
   DECODE(8, 4, 64, 3, 1)
+  DECODE(8, 8, 32, 3, 1)
 #elif HEAD_DIM == 96
   DECODE(8, 4, 32, 3, 1)
   DECODE(8, 4, 16, 4, 2)
 #elif HEAD_DIM == 128
   DECODE(8, 4, 16, 3, 2)
-  DECODE(8, 2, 32, 3, 2)
   DECODE(8, 4, 32, 3, 1)
-  DECODE(16, 4, 16, 3, 2)
   DECODE(16, 4, 32, 3, 1)
   DECODE(32, 4, 32, 3, 1)
+  DECODE(32, 4, 32, 3, 1, 2)
+  DECODE(16, 4, 32, 3, 1, 2)
 #elif HEAD_DIM == 192
   DECODE(8, 4, 16, 4, 1)
   DECODE(8, 4, 32, 2, 1)

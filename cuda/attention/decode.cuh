@@ -5,16 +5,19 @@
 // are swapped, S' = K Q' and O' = V' P', so that query rows are the 8-wide side of a product and a group of 1..8 heads fills one.
 //
 // A tile is kWarps * kKeys keys, unit w of it warp w's. In flight are kStages - 1 units of 4 * kKeys * D bytes a warp: for d128
-// on sm_90 4 warps * 2 * 16 KB = 128 KB an SM, several times what 3 TB/s and 1 us of latency ask for (23 KB). Phases:
-//   1. wait for the kernel before this one; lengths -> the run (Walk::start); let the next kernel be set up
-//   2. every warp starts kStages - 1 units
-//   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another;
-//      S', softmax, O'
+// on sm_90 4 warps * 2 * 16 KB = 128 KB an SM, several times what 3 TB/s and 1 us of latency ask for (23 KB). Many query rows are
+// shared by two warps a unit, which read the same keys. Phases:
+//   1. let the next kernel be set up; lengths -> the run (Walk::start), for few requests before, else behind the
+//      wait for the kernel before this one
+//   2. every warp starts kStages - 1 units; what was planned before the wait is looked up again meanwhile   (barrier then)
+//   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another, the first
+//      half waiting for the second to have left the stage; S', softmax, O'
 //   4. at the end of a piece warps leave (max, sum, O) in the stage just read        barrier: all arrive, all wait
-//   5. all threads merge the warps in order: the output, or a partial (decode_join.cuh)   barrier: all arrive, all wait
+//   5. all threads merge the warps in order: the output, or a partial                barrier: all arrive, all wait
+//   6. the CTA that has the end of an item merges its partials, waiting for CTAs before it (decode_join.cuh)
 // Loads of the next pieces are in flight during 4 and 5. One CTA fills an SM (two at d64), so that a dependent launch never puts
 // two of the next grid's CTAs on one SM while another has none. Short lines are bound by latency and by code that runs once,
-// cold: divisions are made by the host, code is not unrolled where it runs once.
+// cold: divisions are made by the host, code is not unrolled where it runs once, and no look-up stands before the first copy.
 #pragma once
 #include "../common/dependent_launch.cuh"
 #include "../common/tensor_map.h"
@@ -36,7 +39,7 @@ template <class Shape>
 struct DecodeLayout {
   static constexpr int kQ = Shape::kWarps * Shape::kWarpBytes;
   static constexpr int kBarriers = kQ + (Shape::kQInSmem ? Shape::kRows * Shape::kHeadDim * 2 : 0);
-  static constexpr int kShared = kBarriers + Shape::kWarps * Shape::kStages * 8;
+  static constexpr int kShared = kBarriers + Shape::kWarps * Shape::kHalves * Shape::kStages * 8;
   static constexpr int kBytes = kShared + static_cast<int>(sizeof(DecodeShared<Shape>));
 };
 
@@ -64,7 +67,7 @@ __device__ __forceinline__ int staggered(int row, int column) { return column ^ 
 template <class Shape>
 struct QueryRows {
   using Sw = Swizzle<Shape::kHeadDim>;
-  static constexpr int kSteps = Shape::kHeadDim / 16, kRowTiles = Shape::kRows / 8;
+  static constexpr int kSteps = Shape::kHeadDim / 16, kRowTiles = Shape::kWarpRows / 8;
   uint32_t held[Shape::kQInSmem ? 1 : kSteps][Shape::kQInSmem ? 1 : kRowTiles][2];
   uint32_t smem;  // this lane's address
 
@@ -75,7 +78,7 @@ struct QueryRows {
   }
 
   // Barrier where kQInSmem: all arrive and wait; the caller has seen to it that no warp reads the rows before.
-  __device__ void load(const AttentionParams& p, const ItemRows& item, char* memory) {
+  __device__ void load(const AttentionParams& p, const ItemRows& item, char* memory, int first_row) {
     const int t = threadIdx.x, lane = t & 31;
     if constexpr (Shape::kQInSmem) {
       constexpr int kChunks = Shape::kHeadDim / 8, kRounds = Shape::kRows * kChunks / Shape::kThreads;
@@ -93,13 +96,14 @@ struct QueryRows {
                                   Sw::offset(row, chunk % Sw::kChunks)) = data[i];
       }
       __syncthreads();
-      smem = smem_address(memory) + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
+      smem = smem_address(memory) + first_row * Sw::kRowBytes + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
     } else {
       const int row8 = lane >> 2, pair = lane & 3;
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n) {
-        const bool live = n * 8 + row8 < item.rows;
-        const char* from = row_of(p, item, n * 8 + row8) + pair * 4;
+        const int row = first_row + n * 8 + row8;
+        const bool live = row < item.rows;
+        const char* from = row_of(p, item, row) + pair * 4;
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           held[step][n][0] = live ? *reinterpret_cast<const uint32_t*>(from + step * 32) : 0u;
@@ -151,47 +155,67 @@ __device__ __forceinline__ void rotate_keys(const AttentionParams& p, const Unit
 template <typename T, class Shape, class Source, bool kExtra, Loads kLoads>
 __device__ __forceinline__ void decode_cta(const AttentionParams& p, const DecodeMaps& maps) {
   constexpr int kD = Shape::kHeadDim, kKeys = Shape::kKeys, kStages = Shape::kStages, kWarps = Shape::kWarps;
-  constexpr int kKeyTiles = kKeys / 16, kRowTiles = Shape::kRows / 8, kSteps = kD / 16;
+  constexpr int kKeyTiles = kKeys / 16, kRowTiles = Shape::kWarpRows / 8, kSteps = kD / 16;
   using Sw = Swizzle<kD>;
   using Layout = DecodeLayout<Shape>;
   using Loader = LoaderOf<kLoads, Shape, Source, kExtra>;
   extern __shared__ __align__(1024) char smem[];
   DecodeShared<Shape>& s = *reinterpret_cast<DecodeShared<Shape>*>(smem + Layout::kShared);
-  const int t = threadIdx.x, lane = t & 31, warp = t >> 5, row8 = lane >> 2, pair = lane & 3;
-  char* const stages = smem + warp * Shape::kWarpBytes;  // this warp's [kStages][K | V][kKeys, D]
+  const int t = threadIdx.x, lane = t & 31, row8 = lane >> 2, pair = lane & 3;
+  const int warp = (t >> 5) % kWarps, half = (t >> 5) / kWarps, first_row = half * Shape::kWarpRows;
+  char* const stages = smem + warp * Shape::kWarpBytes;  // this warp's, or its and its other half's, [kStages][K | V][kKeys, D]
   const uint32_t stages_smem = smem_address(stages);
   const uint32_t k_lane = stages_smem + Sw::offset(lane_row_a(lane), lane_chunk_a(lane));
   const uint32_t v_lane = stages_smem + Shape::kHalfBytes + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
   const float scale = kExtra ? 1.f : p.scale_log2;
 
   Loader loader;
-  loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp);
+  loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp, half);
+  const auto sync_halves = [&] {  // the warps that share a unit: all arrive, all wait
+    if constexpr (Shape::kHalves == 1) {
+      __syncwarp();
+    } else {
+      sync_named(1 + warp, Shape::kHalves * 32);
+    }
+  };
   if (t == 0) s.duty.merges = false;
   Walk<Shape> walk;
   Work work = {};
   int split = 0;
   fetch_ahead(p);
   release_dependents();
-  // A single request is planned while the kernel before this one ends, and once more if that has changed its lengths or tables.
-  const bool early = p.num_splits == 0 && entries_of(p) == 1;
+  // Few requests are planned while the kernel before this one ends, and their first units are started as soon as it has. If it
+  // changed a length or a table, which is looked up meanwhile, all of that is done once more.
+  const int entry = min(t, entries_of(p) - 1);
+  bool early = p.num_splits == 0 && entries_of(p) <= Shape::kThreads;
   if (!early) wait_for_previous_kernel();
-  for (bool settled = !early;; settled = true) {
+  for (;;) {
+    const RequestWords words = entry_words(p, entry, early);
     if (p.num_splits > 0) {
       split = blockIdx.x % p.num_splits;
       const int index = blockIdx.x / p.num_splits;
       walk.start_fixed(p, p.kv_heads.div(index), p.kv_heads.mod(index), split);
     } else {
-      work = walk.start(p, s.work, blockIdx.x);
+      work = walk.start(p, s.work, blockIdx.x, early, entry_of_words(p, entry, words));
     }
     loader.walk = walk;
     loader.enter_piece(p, warp, lane, early);
-    if (settled) break;
-    wait_for_previous_kernel();
-    if (loader.holds(p, lane)) break;
+    if (early) wait_for_previous_kernel();
+    const auto entered = loader.entered(p);
+    auto tables = entered;
+    RequestWords lengths = words;
+    if (early) tables = loader.look(p, lane), lengths = entry_words(p, entry, true);
+    int started = 0;
+#pragma unroll 1  // cold code is dear: once through it for every stage
+    for (int i = 0; i < kStages - 1 && half == 0; ++i) started += loader.start(p, maps, s.notes, i, warp, lane);
+    if (!early) break;
+    tables.settle();
+    lengths.settle();
+    if (__syncthreads_and(((half != 0) | (tables == entered)) & (lengths == words))) break;
+    loader.drain(started);
+    early = false;
   }
   if (walk.done()) return;
-#pragma unroll 1  // cold code is dear: once through it for every stage
-  for (int i = 0; i < kStages - 1; ++i) loader.start(p, maps, s.notes, i, warp, lane);
 
   int stage = 0;              // of the unit to read next
   uint32_t parity = 0;        // of the stage's phase
@@ -211,7 +235,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     line += walk.tiles;
 
     QueryRows<Shape> q;
-    if (count > 0) q.load(p, item, smem + Layout::kQ);
+    if (count > 0) q.load(p, item, smem + Layout::kQ, first_row);
     float o[kSteps][kRowTiles][4], row_max[kRowTiles][2], row_sum[kRowTiles][2];
 #pragma unroll
     for (int n = 0; n < kRowTiles; ++n) {
@@ -225,7 +249,11 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     for (int i = 0; i < count; ++i) {
       loader.wait(stage, parity);
       __syncwarp();  // the unit is visible to the warp, and the warp is done with the one before
-      loader.start(p, maps, s.notes, stage == 0 ? kStages - 1 : stage - 1, warp, lane);
+      if (half == 0) {
+        const int free = stage == 0 ? kStages - 1 : stage - 1;
+        if constexpr (Shape::kHalves > 1) loader.wait_released(free, stage == 0 ? parity ^ 1 : parity);
+        loader.start(p, maps, s.notes, free, warp, lane);
+      }
       const int unit = first_unit + i * kWarps;
       const uint32_t at = stage * Shape::kStageBytes;
       const bool all = !kExtra && (unit + 1) * kKeys <= request.kv_len &&
@@ -233,7 +261,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
                        (p.window_left < 0 || unit * kKeys >= last_position - p.window_left);
       if constexpr (Loader::kClears) {  // what lies behind the last key must not meet a zero probability
         if (kExtra ? p.page_len != nullptr || (unit + 1) * kKeys > request.kv_len : (unit + 1) * kKeys > request.kv_len) {
-          for (int x = lane; x < kKeys * Sw::kChunks; x += 32) {
+          for (int x = lane; x < kKeys * Sw::kChunks && half == 0; x += 32) {
             const int row = x / Sw::kChunks, g = row / kPageGroup;
             const int fill = kExtra ? s.notes.fill[warp][stage][g] : request.kv_len - unit * kKeys - g * kPageGroup;
             if (row % kPageGroup < fill) continue;
@@ -243,14 +271,14 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
             }
           }
           loader.fence();
-          __syncwarp();  // cleared rows are visible to the warp
+          sync_halves();  // cleared rows are visible
         }
       }
       if constexpr (kExtra) {
         if (p.k_inv_freq != nullptr) {
-          rotate_keys<T>(p, s.notes, stages + at, warp, stage, lane);
+          if (half == 0) rotate_keys<T>(p, s.notes, stages + at, warp, stage, lane);
           loader.fence();
-          __syncwarp();  // rotated keys are visible to the warp
+          sync_halves();  // rotated keys are visible
         }
       }
 
@@ -291,7 +319,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
         for (int n = 0; n < kRowTiles; ++n)
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const int position = request.q_start + p.group.div(row_begin + n * 8 + pair * 2 + r);
+            const int position = request.q_start + p.group.div(row_begin + first_row + n * 8 + pair * 2 + r);
             const int last = p.causal ? position : INT32_MAX, first = p.window_left >= 0 ? position - p.window_left : INT32_MIN;
 #pragma unroll
             for (int m = 0; m < kKeyTiles; ++m)
@@ -377,19 +405,23 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
           for (int n = 0; n < kRowTiles; ++n) mma_16816<T>(o[d][n], a, prob[m][n][0], prob[m][n][1]);
         }
       }
+      if constexpr (Shape::kHalves > 1) {
+        __syncwarp();  // the warp is done with the unit
+        if (half != 0 && lane == 0) loader.release(stage);
+      }
       read = stage;
       if (++stage == kStages) stage = 0, parity ^= 1;
     }
 
     constexpr int kPieces = kD / 4;
     if (count > 0) {
-      __syncwarp();  // the warp is done with the stage read last, which takes its state
+      sync_halves();  // the stage read last, which takes the state, is done with
       float* const mine = reinterpret_cast<float*>(stages + read * Shape::kStageBytes);
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int row = n * 8 + pair * 2 + r;
+          const int row = first_row + n * 8 + pair * 2 + r;
           const float sum = column_sum(row_sum[n][r]);
           if (row8 == 0) s.max[warp][row] = row_max[n][r] * scale, s.sum[warp][row] = sum;
 #pragma unroll
@@ -429,7 +461,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     }
     __syncthreads();  // all threads: the states were read, and their stages may be filled
   }
-  loader.drain();
+  loader.drain(0);
   if (s.duty.merges) join_pieces<T, Shape>(p, s.duty);
 }
 
@@ -458,11 +490,12 @@ cudaError_t encode_maps(const AttentionParams& p, DecodeMaps& maps) {
   }
   if (p.total_kv == 0) return cudaSuccess;
   const auto ragged = [&](CUtensorMap* map, const char* base, int64_t token, int64_t head) {
-    return encode_tensor_map(map, {const_cast<char*>(base),
-                                   4,
-                                   {kColumns, static_cast<uint64_t>(p.total_kv), kSegments, static_cast<uint64_t>(p.num_kv_heads)},
-                                   {static_cast<uint64_t>(token), kSegmentBytes, static_cast<uint64_t>(head)},
-                                   {kColumns, rows, segments, 1}});
+    return encode_tensor_map(map,
+                             {const_cast<char*>(base),
+                              4,
+                              {kColumns, static_cast<uint64_t>(p.total_kv), kSegments, static_cast<uint64_t>(p.num_kv_heads)},
+                              {static_cast<uint64_t>(token), kSegmentBytes, static_cast<uint64_t>(head)},
+                              {kColumns, rows, segments, 1}});
   };
   const cudaError_t status = ragged(&maps.k, p.k, p.k_token, p.k_head);
   return status == cudaSuccess ? ragged(&maps.v, p.v, p.v_token, p.v_head) : status;

@@ -2,8 +2,8 @@
 //
 // A partial is kept as it is: acc [kRows, head_dim] f32, and (max, sum) of the row with every 32 columns. All workers of an item
 // but the one that merges them post theirs in the mailbox. Every word of the mailbox is its own message: between launches all of
-// them hold kNothing, a worker stores its partial, whoever merges reads until no word is kNothing, and stores kNothing again. So a
-// partial costs one trip to the L2 cache and one from it, with no fence, no counter and no barrier between CTAs.
+// them hold kNothing, a worker stores its partial, whoever merges reads until no word is kNothing, and stores kNothing again. So
+// a partial costs one trip to the L2 cache and one from it, with no fence, no counter and no barrier between CTAs.
 //
 // The pieces of an item are merged by the last of its workers when its own run is done, in the order of the workers; many pieces
 // as a tree of kFan neighbours a level, each node by the last worker below it, so that no CTA reads more than kFan partials in a

@@ -16,18 +16,20 @@
 
 namespace kvasir::cuda {
 
-template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kResident_>
+template <int kHeadDim_, int kRows_, int kWarps_, int kKeys_, int kStages_, int kResident_, int kHalves_ = 1>
 struct DecodeShape {
   static constexpr int kHeadDim = kHeadDim_, kRows = kRows_, kWarps = kWarps_, kKeys = kKeys_, kStages = kStages_;
   static constexpr int kResident = kResident_;  // CTAs that fit a multiprocessor
-  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kHalves = kHalves_;      // warps that share a unit's keys, each with its part of the rows
+  static constexpr int kWarpRows = kRows / kHalves;
+  static constexpr int kThreads = kWarps * kHalves * 32;
   static constexpr int kTileKeys = kWarps * kKeys;  // a tile: one unit a warp
   static constexpr int kGroups = kKeys / kPageGroup;
   static constexpr int kHalfBytes = Swizzle<kHeadDim>::tile_bytes(kKeys);  // K or V of one unit
   static constexpr int kStageBytes = 2 * kHalfBytes, kWarpBytes = kStages * kStageBytes;
-  static constexpr DecodeTile kTile = {kRows, kWarps, kKeys, kStages, 1, kResident};
+  static constexpr DecodeTile kTile = {kRows, kWarps, kKeys, kStages, 1, kResident, kHalves};
   static constexpr bool kQInSmem = kTile.q_in_smem(kHeadDim);  // else in registers
-  static_assert(kRows % 8 == 0 && kKeys % kPageGroup == 0 && kStages >= 2);
+  static_assert(kWarpRows % 8 == 0 && kHalves <= 2 && kKeys % kPageGroup == 0 && kStages >= 2);
   static_assert(kStageBytes >= kRows * kHeadDim * 4, "a stage must hold a warp's accumulator");
 };
 
@@ -43,7 +45,8 @@ struct UnitNotes {
   int fill[Shape::kWarps][Shape::kStages][Shape::kGroups];   // ... and how many keys it holds
 };
 
-// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie. Table entries are read
+// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie. start() says whether
+// there was one. Table entries are read
 // kUnits units ahead of their use, so that no unit waits for a look-up but the first of a piece.
 template <class Shape, class Source, bool kExtra>
 struct UnitFeed {
@@ -51,13 +54,15 @@ struct UnitFeed {
 
   Walk<Shape> walk;
   Source source;
+  int kv_head;              // of the piece
   int unit, rest, fresh;    // next unit; units of the piece from it on; those whose entries are held
   GroupEntry mine, behind;  // the entries held, and those of the kUnits units behind them
 
   __device__ void enter_piece(const AttentionParams& p, int warp, int lane, bool early = false) {
     rest = walk.done() ? 0 : walk.count();
     if (rest == 0) return;
-    source.init(p, walk.request, walk.kv_head(p), early);
+    kv_head = walk.kv_head(p);
+    source.init(p, walk.request, kv_head, early);
     unit = walk.first_tile() * Shape::kWarps + warp;
     fresh = kUnits;
     mine = entry_of(p, unit, lane, early);
@@ -71,7 +76,8 @@ struct UnitFeed {
       const int key = (first + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
       const int entry = p.page_groups.div(key / kPageGroup);
       // Within the table, too: lengths that are read too early may be anything.
-      if (key < walk.request.kv_len && static_cast<unsigned>(walk.request.kv_begin + entry) < static_cast<unsigned>(p.num_entries)) {
+      if (key < walk.request.kv_len &&
+          static_cast<unsigned>(walk.request.kv_begin + entry) < static_cast<unsigned>(p.num_entries)) {
         e.slot = read_table(source.slots + entry, early);
         if constexpr (kExtra) {
           if (source.starts != nullptr) e.start = read_table(source.starts + entry, early);
@@ -82,19 +88,34 @@ struct UnitFeed {
     return e;
   }
 
-  // Whether a line of one request, entered before the kernel could count on lengths and tables, is what they say now: all of them
-  // are read at once. The whole warp calls it.
-  __device__ bool holds(const AttentionParams& p, int lane) const {
-    const Request request = load_entry(p, 0, true);
-    Source now = source;
-    GroupEntry first = mine, second = behind;
-    if (rest > 0) {
-      now.init(p, walk.request, walk.kv_head(p), true);
-      first = entry_of(p, unit, lane, true);
-      second = entry_of(p, unit + kUnits * Shape::kWarps, lane, true);
+  // What the tables say that the first units of a piece depend on, its request aside.
+  struct Words {
+    int k = 0, v = 0;
+    GroupEntry mine, behind;
+
+    // The loads that bring them need not have come before this.
+    __device__ void settle() {
+      asm volatile("" : "+r"(k), "+r"(v), "+r"(mine.slot), "+r"(behind.slot));
+      if constexpr (kExtra) asm volatile("" : "+r"(mine.start), "+r"(mine.filled), "+r"(behind.start), "+r"(behind.filled));
     }
-    const bool same = (request == walk.request) & now.same(source) & (first == mine) & (second == behind);
-    return __all_sync(0xffffffffu, same);
+    __device__ bool operator==(const Words& o) const { return (k == o.k) & (v == o.v) & (mine == o.mine) & (behind == o.behind); }
+  };
+  __device__ Words entered(const AttentionParams& p) const {
+    Words w;
+    if (Source::kPaged && rest > 0) {
+      w.k = static_cast<int>(source.k - p.pages), w.v = static_cast<int>(source.v - p.pages);
+      w.mine = mine, w.behind = behind;
+    }
+    return w;
+  }
+  // The same, looked up again.
+  __device__ Words look(const AttentionParams& p, int lane) const {
+    Words w;
+    if (Source::kPaged && rest > 0) {
+      w.k = read_table(p.page_offsets + 2 * kv_head, true), w.v = read_table(p.page_offsets + 2 * kv_head + 1, true);
+      w.mine = entry_of(p, unit, lane, true), w.behind = entry_of(p, unit + kUnits * Shape::kWarps, lane, true);
+    }
+    return w;
   }
 
   // True when there is a next unit; its entries are in the lanes then.
@@ -147,12 +168,16 @@ template <class Shape, class Source, bool kExtra>
 struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
   static constexpr bool kClears = false;
   using Sw = Swizzle<Shape::kHeadDim>;
+  static_assert(Shape::kHalves == 1, "what a warp copies itself, it alone waits for");
   uint32_t stages;  // this warp's, in shared memory
 
-  __device__ void init(const AttentionParams&, const DecodeMaps&, uint32_t warp_stages, uint32_t, int) { stages = warp_stages; }
+  __device__ void init(const AttentionParams&, const DecodeMaps&, uint32_t warp_stages, uint32_t, int, int) {
+    stages = warp_stages;
+  }
 
-  __device__ void start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane) {
-    if (this->ready(p, warp, lane)) {
+  __device__ bool start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane) {
+    const bool some = this->ready(p, warp, lane);
+    if (some) {
       constexpr int kPassRows = 32 / Sw::kChunks;
       const uint32_t to = stages + stage * Shape::kStageBytes;
 #pragma unroll
@@ -181,10 +206,11 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
       this->pass();
     }
     cp_async_commit();
+    return some;
   }
 
   __device__ void wait(int, uint32_t) const { cp_async_wait<Shape::kStages - 2>(); }
-  __device__ void drain() const { cp_async_wait<0>(); }
+  __device__ void drain(int) const { cp_async_wait<0>(); }
   __device__ void fence() const {}
 };
 
@@ -195,21 +221,28 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   uint32_t stages, barriers;  // this warp's, in shared memory
   uint64_t policy;
 
-  __device__ void init(const AttentionParams&, const DecodeMaps& maps, uint32_t warp_stages, uint32_t all_barriers, int warp) {
+  // Barriers: a stage's unit has landed; with two halves, the second one has read it. All threads of the CTA arrive and wait
+  // then.
+  __device__ void init(const AttentionParams&, const DecodeMaps& maps, uint32_t warp_stages, uint32_t all_barriers, int warp,
+                       int half) {
     stages = warp_stages;
-    barriers = all_barriers + warp * Shape::kStages * 8;
+    barriers = all_barriers + warp * Shape::kHalves * Shape::kStages * 8;
     policy = evict_first_policy();
-    if ((threadIdx.x & 31) == 0) {
-      for (int i = 0; i < Shape::kStages; ++i) mbarrier_init(barriers + i * 8, 1);
-      fence_async_proxy();
+    if (half == 0 && (threadIdx.x & 31) == 0) {
+      init_barriers();
       if (warp == 0) prefetch_tensor_map(&maps.k);
     }
+    if constexpr (Shape::kHalves > 1) __syncthreads();
     __syncwarp();
   }
+  __device__ void init_barriers() const {
+    for (int i = 0; i < Shape::kHalves * Shape::kStages; ++i) mbarrier_init(barriers + i * 8, 1);
+    fence_async_proxy();
+  }
 
-  __device__ void start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp,
+  __device__ bool start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp,
                         int lane) {
-    if (!this->ready(p, warp, lane)) return;
+    if (!this->ready(p, warp, lane)) return false;
     // One box for all of the unit's rows of K or V, or, where 16 of them share a page, one for 16 rows of a segment.
     const bool whole = p.box_rows == Shape::kKeys;
     int slots[Shape::kGroups], filled[Shape::kGroups], groups = 0;
@@ -230,31 +263,47 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
           if (filled[g] <= 0) continue;
 #pragma unroll 1
           for (int segment = 0; segment < Sw::kSegments; ++segment)
-            copy_box(p, maps, barrier, to + (segment * Shape::kKeys + g * kPageGroup) * Sw::kRowBytes, key + g * kPageGroup, segment,
-                     slots[g]);
+            copy_box(p, maps, barrier, to + (segment * Shape::kKeys + g * kPageGroup) * Sw::kRowBytes, key + g * kPageGroup,
+                     segment, slots[g]);
         }
       }
     }
     this->pass();
+    return true;
   }
 
   // A box of K and one of V, from `key` and segment `segment` on.
-  __device__ __forceinline__ void copy_box(const AttentionParams& p, const DecodeMaps& maps, uint32_t barrier, uint32_t to, int key,
-                                           int segment, int slot) const {
+  __device__ __forceinline__ void copy_box(const AttentionParams& p, const DecodeMaps& maps, uint32_t barrier, uint32_t to,
+                                           int key, int segment, int slot) const {
     if constexpr (Source::kPaged) {
       const int row = p.page_groups.mod(key / kPageGroup) * kPageGroup;
       tma_load_5d(to, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.k - p.pages) / 16), slot, policy);
       tma_load_5d(to + Shape::kHalfBytes, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.v - p.pages) / 16),
                   slot, policy);
     } else {
-      const int token = this->walk.request.kv_begin + key, kv_head = this->walk.kv_head(p);
-      tma_load_4d(to, &maps.k, barrier, 0, token, segment, kv_head, policy);
-      tma_load_4d(to + Shape::kHalfBytes, &maps.v, barrier, 0, token, segment, kv_head, policy);
+      const int token = this->walk.request.kv_begin + key;
+      tma_load_4d(to, &maps.k, barrier, 0, token, segment, this->kv_head, policy);
+      tma_load_4d(to + Shape::kHalfBytes, &maps.v, barrier, 0, token, segment, this->kv_head, policy);
     }
   }
 
   __device__ void wait(int stage, uint32_t parity) const { mbarrier_wait(barriers + stage * 8, parity); }
-  __device__ void drain() const {}
+  // The second half's word that it has read a stage, given by one lane, and the first half's wait for it.
+  __device__ void release(int stage) const { mbarrier_arrive(barriers + (Shape::kStages + stage) * 8); }
+  __device__ void wait_released(int stage, uint32_t parity) const {
+    mbarrier_wait(barriers + (Shape::kStages + stage) * 8, parity);
+  }
+  // Waits for the first so many stages, none of which was waited for yet, and is as new. The whole warp calls it.
+  __device__ void drain(int started) const {
+    for (int i = 0; i < started; ++i) mbarrier_wait(barriers + i * 8, 0);
+    if (started == 0) return;
+    __syncwarp();  // all lanes are done with the barriers
+    if ((threadIdx.x & 31) == 0) {
+      for (int i = 0; i < Shape::kHalves * Shape::kStages; ++i) mbarrier_inval(barriers + i * 8);
+      init_barriers();
+    }
+    __syncwarp();
+  }
   // After ordinary stores to a stage, before it is filled again.
   __device__ void fence() const { fence_async_proxy(); }
 };

@@ -20,9 +20,14 @@ struct Span {
 __device__ __forceinline__ int entries_of(const AttentionParams& p) {
   return p.per_head_rows ? p.batch * p.num_kv_heads : p.batch;
 }
-__device__ __forceinline__ Request load_entry(const AttentionParams& p, int entry, bool early = false) {
-  return p.per_head_rows ? load_request(p, p.kv_heads.div(entry), p.kv_heads.mod(entry), early)
-                         : load_request(p, entry, 0, early);
+__device__ __forceinline__ RequestWords entry_words(const AttentionParams& p, int entry, bool early) {
+  return p.per_head_rows ? load_words(p, p.kv_heads.div(entry), p.kv_heads.mod(entry), early) : load_words(p, entry, 0, early);
+}
+__device__ __forceinline__ Request entry_of_words(const AttentionParams& p, int entry, const RequestWords& words) {
+  return request_of(p, p.per_head_rows ? p.kv_heads.div(entry) : entry, words);
+}
+__device__ __forceinline__ Request load_entry(const AttentionParams& p, int entry) {
+  return entry_of_words(p, entry, entry_words(p, entry, false));
 }
 
 template <class Shape>
@@ -48,6 +53,7 @@ struct Work {
 template <int kThreads>
 struct WorkShared {
   Work work;
+  Request request;  // of the entry where the run begins
   int64_t tiles[kThreads / 32];
   int items[kThreads / 32], longest[kThreads / 32];
 };
@@ -99,11 +105,13 @@ __device__ __forceinline__ Work cut_line(const AttentionParams& p, int64_t total
   return w;
 }
 
-// Stream-K: the run of CTA `worker`, from the lengths of all entries. Every thread of the CTA calls it. Phases:
-// strips of entries are measured, one a thread; prefix sums over the warp, then over the CTA (barrier: all arrive and wait); the
-// thread whose strip holds the run's first tile looks up its entry (barrier: all arrive and wait).
+// Stream-K: the run of CTA `worker`, from the lengths of all entries. Every thread of the CTA calls it; early, with its own
+// entry, which it plans by, for that may be another when it is read again. Phases: strips of entries are measured, one a thread;
+// prefix sums over the warp, then over the CTA (barrier: all arrive and wait); the thread whose strip holds the run's first tile
+// looks up its entry (barrier: all arrive and wait).
 template <class Shape>
-__device__ Work plan_work(const AttentionParams& p, WorkShared<Shape::kThreads>& shared, int worker) {
+__device__ Work plan_work(const AttentionParams& p, WorkShared<Shape::kThreads>& shared, int worker, bool early,
+                          const Request& mine) {
   constexpr int kWarps = Shape::kThreads / 32;
   const int entries = entries_of(p);
   const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
@@ -111,8 +119,9 @@ __device__ Work plan_work(const AttentionParams& p, WorkShared<Shape::kThreads>&
             to = min(from + strip, entries);
   int64_t tiles = 0;
   int items = 0, longest = 0;
+  const auto entry_at = [&](int e) { return early ? mine : load_entry(p, e); };
   for (int e = from; e < to; ++e) {
-    const Span span = span_of<Shape>(p, load_entry(p, e));
+    const Span span = span_of<Shape>(p, entry_at(e));
     tiles += static_cast<int64_t>(span.items) * span.length();
     items += span.items;
     if (span.items > 0) longest = max(longest, span.length());
@@ -140,7 +149,8 @@ __device__ Work plan_work(const AttentionParams& p, WorkShared<Shape::kThreads>&
   if (w.left > 0 && w.begin >= before && w.begin < before + tiles) {
     int e = from;
     for (;; ++e) {
-      const Span span = span_of<Shape>(p, load_entry(p, e));
+      shared.request = entry_at(e);
+      const Span span = span_of<Shape>(p, shared.request);
       const int64_t here = static_cast<int64_t>(span.items) * span.length();
       if (w.begin < before + here) break;
       before += here;
@@ -164,19 +174,21 @@ struct Walk {
   bool fixed;       // one piece a row block: split p.num_splits ways instead of cut from the line
   int fixed_begin, fixed_end;
 
-  // Plans, and goes to the run's first piece. One entry, where every nanosecond shows, is read once and needs no barrier.
-  __device__ Work start(const AttentionParams& p, WorkShared<Shape::kThreads>& shared, int worker) {
+  // Plans, and goes to the run's first piece. `mine` is entry threadIdx.x, or the last one. One entry, where every nanosecond
+  // shows, needs no barrier.
+  __device__ Work start(const AttentionParams& p, WorkShared<Shape::kThreads>& shared, int worker, bool early,
+                        const Request& mine) {
     fixed = false;
     Work w;
     if (entries_of(p) == 1) {
-      request = load_entry(p, 0, true);
+      request = mine;
       span = span_of<Shape>(p, request);
       w = cut_line(p, static_cast<int64_t>(span.items) * span.length(), span.items, span.length(), worker);
       w.position = static_cast<int>(w.begin);
     } else {
-      w = plan_work<Shape>(p, shared, worker);
+      w = plan_work<Shape>(p, shared, worker, early, mine);
       if (w.left > 0) {
-        request = load_entry(p, w.entry);
+        request = shared.request;
         span = span_of<Shape>(p, request);
       }
     }
@@ -223,7 +235,11 @@ struct Walk {
     if (item == span.items) {
       item = 0;
       do {
-        request = load_entry(p, ++entry);
+        if (++entry == entries_of(p)) {  // a line that was planned too early
+          tiles = 0;
+          return;
+        }
+        request = load_entry(p, entry);
         span = span_of<Shape>(p, request);
       } while (span.items == 0);
     }

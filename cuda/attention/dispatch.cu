@@ -39,8 +39,7 @@ cudaError_t launch_main(const AttentionPlan& plan, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, void* mailbox,
-                          cudaStream_t stream) {
+cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* workspace, void* mailbox, cudaStream_t stream) {
   AttentionParams& p = plan.params;
   if (p.total_q == 0 || p.num_qo_heads == 0 || p.batch == 0) return cudaSuccess;
   if (plan.kernel == AttentionKernel::decode && p.num_splits == 0) {

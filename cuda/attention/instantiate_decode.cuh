@@ -14,7 +14,7 @@ cudaError_t with_decode_tile(const AttentionPlan& plan, F f) {
     static constexpr DecodeTile tile = kLoads == Loads::bulk ? e.bulk_decode[kIndex] : e.decode[kIndex];
     if constexpr (tile.warps > 0) {
       if (plan.decode_rows == tile.rows)
-        return f(DecodeShape<kHeadDim, tile.rows, tile.warps, tile.keys, tile.stages, tile.resident>{});
+        return f(DecodeShape<kHeadDim, tile.rows, tile.warps, tile.keys, tile.stages, tile.resident, tile.halves>{});
     }
     return with_decode_tile<kHeadDim, kLoads, kIndex + 1>(plan, f);
   }

@@ -14,8 +14,8 @@ namespace kvasir::cuda {
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 inline constexpr int kLeastTiles = 1;    // key tiles that are worth a worker of a stream-K line and its partial
 inline constexpr int kMaxWorkers = 256;  // of a line
-// Partials of a block of rows (decode_join.cuh): log2 of how many are merged at once, bytes of one, and posts a worker: its piece,
-// and one for each level but the last of the tree that merges kMaxWorkers of them.
+// Partials of a block of rows (decode_join.cuh): log2 of how many are merged at once, bytes of one, and posts a worker: its
+// piece, and one for each level but the last of the tree that merges kMaxWorkers of them.
 constexpr int fan_bits(int rows) { return rows <= 8 ? 4 : 2; }
 constexpr int partial_bytes(int rows, int head_dim) { return rows * head_dim * 4 + rows * head_dim / 32 * 8; }
 constexpr int posts_per_worker(int rows) { return 8 / fan_bits(rows); }

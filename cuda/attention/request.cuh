@@ -13,44 +13,52 @@ struct Request {
   int qo_begin, qo_len;  // tokens of q
   int kv_begin, kv_len;  // ragged: first key; paged: first entry of page_indices
   int q_start;           // position of the first query
-
-  __device__ bool operator==(const Request& o) const {
-    return index == o.index && qo_begin == o.qo_begin && qo_len == o.qo_len && kv_begin == o.kv_begin && kv_len == o.kv_len &&
-           q_start == o.q_start;
-  }
 };
 
 // An element of a length or page table. Early, before the kernel that may write it has ended, it is read past the L1 cache, which
 // would keep it.
 __device__ __forceinline__ int read_table(const int* at, bool early = false) { return early ? __ldcg(at) : *at; }
 
-__device__ __forceinline__ void load_queries(const AttentionParams& p, int index, int& begin, int& len, bool early = false) {
-  if (p.qo_indptr != nullptr) {
-    begin = read_table(p.qo_indptr + index, early);
-    len = read_table(p.qo_indptr + index + 1, early) - begin;
-  } else {
-    len = p.qo_each;
-    begin = index * len;
+// What the tables say of a request, as it lies there.
+struct RequestWords {
+  int q0 = 0, q1 = 0, kv0 = 0, kv1 = 0, q_start = 0;
+
+  __device__ bool operator==(const RequestWords& o) const {
+    return (q0 == o.q0) & (q1 == o.q1) & (kv0 == o.kv0) & (kv1 == o.kv1) & (q_start == o.q_start);
   }
+  // The loads that bring them need not have come before this.
+  __device__ void settle() { asm volatile("" : "+r"(q0), "+r"(q1), "+r"(kv0), "+r"(kv1), "+r"(q_start)); }
+};
+
+__device__ __forceinline__ RequestWords load_words(const AttentionParams& p, int index, int kv_head, bool early = false) {
+  RequestWords w;
+  if (p.qo_indptr != nullptr) w.q0 = read_table(p.qo_indptr + index, early), w.q1 = read_table(p.qo_indptr + index + 1, early);
+  if (p.pages != nullptr) {
+    const int row = p.per_head_rows ? index * p.num_kv_heads + kv_head : index;
+    w.kv0 = read_table(p.row_start + row, early);
+    w.kv1 = read_table(p.kv_len + row, early);
+  } else if (p.kv_indptr != nullptr) {
+    w.kv0 = read_table(p.kv_indptr + index, early);
+    w.kv1 = read_table(p.kv_indptr + index + 1, early);
+  }
+  if (p.q_start != nullptr) w.q_start = read_table(p.q_start + index, early);
+  return w;
+}
+
+__device__ __forceinline__ Request request_of(const AttentionParams& p, int index, const RequestWords& w) {
+  Request r;
+  r.index = index;
+  r.qo_len = p.qo_indptr != nullptr ? w.q1 - w.q0 : p.qo_each;
+  r.qo_begin = p.qo_indptr != nullptr ? w.q0 : index * p.qo_each;
+  const bool words = p.pages != nullptr || p.kv_indptr != nullptr;
+  r.kv_begin = words ? w.kv0 : index * p.kv_each;
+  r.kv_len = p.pages != nullptr ? w.kv1 : words ? w.kv1 - w.kv0 : p.kv_each;
+  r.q_start = p.q_start != nullptr ? w.q_start : r.kv_len - r.qo_len;
+  return r;
 }
 
 __device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head, bool early = false) {
-  Request r;
-  r.index = index;
-  load_queries(p, index, r.qo_begin, r.qo_len, early);
-  if (p.pages != nullptr) {
-    const int row = p.per_head_rows ? index * p.num_kv_heads + kv_head : index;
-    r.kv_begin = read_table(p.row_start + row, early);
-    r.kv_len = read_table(p.kv_len + row, early);
-  } else if (p.kv_indptr != nullptr) {
-    r.kv_begin = read_table(p.kv_indptr + index, early);
-    r.kv_len = read_table(p.kv_indptr + index + 1, early) - r.kv_begin;
-  } else {
-    r.kv_len = p.kv_each;
-    r.kv_begin = index * r.kv_len;
-  }
-  r.q_start = p.q_start != nullptr ? read_table(p.q_start + index, early) : r.kv_len - r.qo_len;
-  return r;
+  return request_of(p, index, load_words(p, index, kv_head, early));
 }
 
 // Keys [begin, end) that some row with a position in [first, last] may see. With explicit entry positions order says nothing.

@@ -13,10 +13,11 @@ struct PrefillTile {
 struct DecodeTile {
   int rows, warps, keys, stages;  // keys of a warp's unit; warps 0: there is none
   int ctas_per_sm;                // of one grid ...
-  int resident;                   // ... and of all: twice as many let the next grid wait beside this one
+  int resident;                   // ... and of all, at most
+  int halves = 1;                 // warps that share a unit, each with its part of the rows
 
   // Q's fragments of that many rows would not leave registers enough.
-  constexpr bool q_in_smem(int head_dim) const { return head_dim / 16 * (rows / 8) * 2 > 48; }
+  constexpr bool q_in_smem(int head_dim) const { return head_dim / 16 * (rows / halves / 8) * 2 > 48; }
   // At most so much shared memory: stages, Q, and bookkeeping.
   constexpr int smem_bytes(int head_dim) const {
     return warps * stages * keys * head_dim * 4 + (q_in_smem(head_dim) ? rows * head_dim * 2 : 0) + 2560;
@@ -36,19 +37,19 @@ inline constexpr TensorCoreShape kTensorCoreShapes[] = {
      {64, 4, 2, true},
      96,
      {{8, 4, 32, 3, 1, 1}, {16, 4, 32, 3, 1, 1}, {32, 4, 32, 2, 1, 1}},
-     {{8, 4, 32, 3, 1, 2}, {16, 4, 32, 3, 1, 2}, {32, 4, 32, 3, 1, 2}}},
+     {{8, 4, 32, 3, 2, 2}, {16, 4, 32, 3, 2, 2}, {32, 4, 32, 3, 2, 2}}},
     {96,
      {128, 4, 2, false},
      {64, 4, 2, true},
      64,
      {{8, 4, 16, 4, 1, 1}, {16, 4, 16, 4, 1, 1}, {32, 2, 32, 3, 1, 1}},
-     {{8, 4, 16, 4, 1, 2}, {16, 4, 16, 4, 1, 2}, {32, 4, 32, 3, 1, 1}}},
+     {{8, 4, 32, 3, 1, 1}, {16, 4, 32, 3, 1, 1}, {32, 4, 32, 3, 1, 1, 2}}},
     {128,
      {128, 4, 2, false},
      {64, 4, 2, true},
      64,
      {{8, 4, 16, 3, 1, 1}, {16, 4, 16, 2, 1, 1}, {32, 2, 32, 2, 1, 1}},
-     {{8, 4, 32, 3, 1, 1}, {16, 4, 32, 3, 1, 1}, {32, 4, 32, 3, 1, 1}}},
+     {{8, 4, 32, 3, 1, 1}, {16, 4, 32, 3, 1, 1, 2}, {32, 4, 32, 3, 1, 1, 2}}},
     {192,
      {64, 4, 1, true},
      {64, 4, 1, true},

@@ -13,9 +13,7 @@ struct GroupEntry {
   int slot = 0;    // page slot (paged)
   int start = 0;   // position of the group's page's first key (kExtra)
   int filled = 0;  // keys that the page holds (kExtra)
-  __device__ bool operator==(const GroupEntry& o) const {
-    return (slot == o.slot) & (start == o.start) & (filled == o.filled);
-  }
+  __device__ bool operator==(const GroupEntry& o) const { return (slot == o.slot) & (start == o.start) & (filled == o.filled); }
 };
 
 struct RaggedSource {
@@ -29,7 +27,6 @@ struct RaggedSource {
     k_token = p.k_token;
     v_token = p.v_token;
   }
-  __device__ bool same(const RaggedSource& o) const { return k == o.k && v == o.v; }
   __device__ const char* k_row(const AttentionParams&, int, int key, int) const {
     return k + static_cast<int64_t>(key) * k_token;
   }
@@ -50,7 +47,6 @@ struct PagedSource {
     starts = p.page_start != nullptr ? p.page_start + r.kv_begin : nullptr;
     fills = p.page_len != nullptr ? p.page_len + r.kv_begin : nullptr;
   }
-  __device__ bool same(const PagedSource& o) const { return k == o.k && v == o.v && slots == o.slots; }
   // Byte offset of `key` in the payload of the page slot that holds it.
   __device__ static int64_t in_pool(const AttentionParams& p, int slot, int key, int row_bytes) {
     const int in_page = p.page_groups.mod(key / kPageGroup) * kPageGroup + key % kPageGroup;

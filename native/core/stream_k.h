@@ -7,10 +7,10 @@
 // and each gets the same number of workers, runs end where items end. The workers of one item follow one another, so that the
 // order in which its pieces are merged is fixed by the lengths alone.
 //
-// Pieces that are no whole item leave a partial, and the last worker of an item merges them: all others post theirs. A run holds at
-// most two such pieces, the end of an item begun before it and the beginning of one that goes on behind it, so that a worker merges
-// at most one item and posts at most one piece: one post a worker is room enough for any batch. Many pieces are merged as a tree of
-// 2^fan_bits neighbours a node, each by the last worker below it.
+// Pieces that are no whole item leave a partial, and the last worker of an item merges them: all others post theirs. A run holds
+// at most two such pieces, the end of an item begun before it and the beginning of one that goes on behind it, so that a worker
+// merges at most one item and posts at most one piece: one post a worker is room enough for any batch. Many pieces are merged as
+// a tree of 2^fan_bits neighbours a node, each by the last worker below it.
 #pragma once
 #include <cstdint>
 
@@ -63,12 +63,13 @@ KVASIR_HD StreamKTeam stream_k_team(int64_t total, int workers, int worker, int6
   return {first, stream_k_owner(total, workers, item_begin + length - 1) - first + 1, worker - first};
 }
 
-// A node of a team's tree, by the worker that merges it. Its children but the last, which is that worker's own, are `posted` posts
-// in a row; posts are numbered by level of `slots` each: pieces by worker, nodes by the team's first worker and their order.
+// A node of a team's tree, by the worker that merges it. Its children but the last, which is that worker's own, are `posted`
+// posts in a row; posts are numbered by level of `slots` each: pieces by worker, nodes by the team's first worker and their
+// order.
 struct StreamKNode {
   int first_post, posted;
-  bool root;        // the item is whole
-  bool merges_on;   // this worker merges the node above, too; else it is to be posted as
+  bool root;       // the item is whole
+  bool merges_on;  // this worker merges the node above, too; else it is to be posted as
   int post;
 };
 
@@ -79,7 +80,7 @@ KVASIR_HD StreamKNode stream_k_node(const StreamKTeam& team, int slots, int leve
           team.merges(above + fan_bits), (level + 1) * slots + team.first + order};
 }
 
-inline constexpr int kShortItem = 32, kShortJoin = 8;
+inline constexpr int kShortItem = 64, kShortJoin = 8;
 
 // How many of `slots` workers take part. Short lines: none gets less than `least` tiles, for below that joining partials costs
 // more than reading tiles side by side saves. Items of one length: as many workers for each, if that leaves few idle; then no
