@@ -27,7 +27,6 @@ void add(std::vector<DecodeVariant>& list, const char* name) {
 void JOIN(decode_variants_, HEAD_DIM)(std::vector<DecodeVariant>& list) {
 #if HEAD_DIM == 64
   DECODE(8, 4, 32, 3, 2)
-  DECODE(8, 4, 64, 3, 1)
   DECODE(8, 8, 32, 3, 1)
 #elif HEAD_DIM == 96
   DECODE(8, 4, 32, 3, 1)
@@ -35,16 +34,17 @@ void JOIN(decode_variants_, HEAD_DIM)(std::vector<DecodeVariant>& list) {
 #elif HEAD_DIM == 128
   DECODE(8, 4, 16, 3, 2)
   DECODE(8, 4, 32, 3, 1)
+  DECODE(8, 8, 16, 3, 1)
   DECODE(16, 4, 32, 3, 1)
-  DECODE(32, 4, 32, 3, 1)
-  DECODE(32, 4, 32, 3, 1, 2)
   DECODE(16, 4, 32, 3, 1, 2)
+  DECODE(32, 4, 32, 3, 1, 2)
 #elif HEAD_DIM == 192
   DECODE(8, 4, 16, 4, 1)
   DECODE(8, 4, 32, 2, 1)
 #elif HEAD_DIM == 256
-  DECODE(8, 4, 16, 2, 1)
   DECODE(8, 4, 16, 3, 1)
+  DECODE(16, 4, 16, 3, 1)
+  DECODE(16, 4, 16, 3, 1, 2)
 #endif
 }
 

@@ -204,10 +204,14 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     const auto entered = loader.entered(p);
     auto tables = entered;
     RequestWords lengths = words;
-    if (early) tables = loader.look(p, lane), lengths = entry_words(p, entry, true);
+    const int unit = loader.unit, units = loader.rest;
     int started = 0;
 #pragma unroll 1  // cold code is dear: once through it for every stage
-    for (int i = 0; i < kStages - 1 && half == 0; ++i) started += loader.start(p, maps, s.notes, i, warp, lane);
+    for (int i = 0; i < kStages - 1; ++i) {
+      if (half == 0) started += loader.start(p, maps, s.notes, i, warp, lane);
+      // Behind the first copy, which need not wait for it, but not behind all: the memory answers in order.
+      if (early && i == 0) tables = loader.look(p, unit, units, lane), lengths = entry_words(p, entry, true);
+    }
     if (!early) break;
     tables.settle();
     lengths.settle();
@@ -430,7 +434,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
             for (int half = 0; half < 2; ++half)
               mine[row * kD + staggered(row, d * 16 + half * 8 + row8)] = o[d][n][2 * half + r];
         }
-      loader.fence();
+      if (loader.goes_on()) loader.fence();
       __syncthreads();  // all threads: every warp's state is visible
     }
     char* const partial = (walk.skip > 0 && s.duty.merges ? p.own : p.mailbox) + blockIdx.x * Partial<Shape>::kBytes;

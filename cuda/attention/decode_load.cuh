@@ -108,10 +108,10 @@ struct UnitFeed {
     }
     return w;
   }
-  // The same, looked up again.
-  __device__ Words look(const AttentionParams& p, int lane) const {
+  // The same, looked up again for the piece that was entered with `unit` and `units` to go.
+  __device__ Words look(const AttentionParams& p, int unit, int units, int lane) const {
     Words w;
-    if (Source::kPaged && rest > 0) {
+    if (Source::kPaged && units > 0) {
       w.k = read_table(p.page_offsets + 2 * kv_head, true), w.v = read_table(p.page_offsets + 2 * kv_head + 1, true);
       w.mine = entry_of(p, unit, lane, true), w.behind = entry_of(p, unit + kUnits * Shape::kWarps, lane, true);
     }
@@ -134,6 +134,9 @@ struct UnitFeed {
     }
     return true;
   }
+
+  // Whether more is to be loaded.
+  __device__ bool goes_on() const { return rest > 0 || !walk.done(); }
 
   __device__ void pass() {
     unit += Shape::kWarps;
