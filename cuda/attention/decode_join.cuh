@@ -23,12 +23,6 @@ inline constexpr int kFanBits = fan_bits(Shape::kRows);
 template <class Shape>
 inline constexpr int kFan = 1 << kFanBits<Shape>;
 
-// The rows of an item: packed row -> query and head.
-struct ItemRows {
-  const Request& request;
-  int kv_head, row_begin, rows;  // of the block
-};
-
 // A finished row's piece of four columns: normalised, sink in the denominator, rounded, written.
 template <typename T, class Shape>
 __device__ __forceinline__ void write_output(const AttentionParams& p, const ItemRows& item, int row, int piece,

@@ -42,6 +42,12 @@ __device__ __forceinline__ Span span_of(const AttentionParams& p, const Request&
   return s;
 }
 
+// The rows of an item: packed row -> query and head.
+struct ItemRows {
+  const Request& request;
+  int kv_head, row_begin, rows;  // of the block
+};
+
 // A CTA's run of the line.
 struct Work {
   int64_t total, begin;  // tiles of the whole line; where the run begins
