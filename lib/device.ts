@@ -29,7 +29,7 @@ export interface DeviceDescription {
   index: number;
   /** "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ...". */
   name: string;
-  /** CPU: avx512_bf16, avx512, avx2 or portable; CUDA: sm_90. */
+  /** CPU: amx, avx512_bf16, avx512, avx2 or portable; CUDA: sm_90. */
   isa: string;
   totalBytes: number;
   /** CUDA: streaming multiprocessors; CPU: threads. */

@@ -258,7 +258,7 @@ typedef struct kvasir_program kvasir_program;
 
 typedef struct kvasir_device_info {
   char name[128]; /* "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ..." */
-  char isa[64];   /* cpu: "avx512_bf16" | "avx512" | "avx2" | "portable"; cuda: "sm_90" */
+  char isa[64];   /* cpu: "amx" | "avx512_bf16" | "avx512" | "avx2" | "portable"; cuda: "sm_90" */
   int64_t total_bytes;
   int32_t multiprocessors; /* cuda: SMs; cpu: threads */
   int32_t driver_version;  /* cuda: as cudaDriverGetVersion; cpu: 0 */

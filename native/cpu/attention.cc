@@ -183,7 +183,7 @@ void attention(Context& context, const kvasir_attention_args& args) {
   const Plan plan(problem, layout, threads, context.workspace);
   const AttentionKernel kernel = kernel_for(context.isa, args.q.dtype);
   const AttentionRun run = {problem, reinterpret_cast<float*>(static_cast<char*>(context.workspace) + layout.parts_at),
-                            layout.part_stride, args.batch_invariant ? kFixedSplit : 0};
+                            layout.part_stride, args.batch_invariant ? kFixedSplit : 0, context.isa >= Isa::amx};
   const size_t scratch = kernel.scratch_bytes(problem);
   context.pool.parallel_for(plan.num_runs, [&](int64_t index, int thread) {
     void* own = context.pool.scratch(thread, scratch);

@@ -1,68 +1,20 @@
 // One task of attention, for one instruction set: an online softmax over tiles of kKeyTile keys with f32 accumulators.
 //   tile: fetch rows of K and V -> S = Q K^T -> mask, running max and sum, P -> O = O * alpha + P V
 // Wholly visible tiles take no mask; tiles or rows that see nothing are skipped, which is exact: they would change no bit. Scores
-// are in base 2 (times log2 e). Units of few rows stream K and V (attention_stream.h), others pack them (attention_gemm.h).
+// are in base 2 (times log2 e). Units of few rows stream K and V (attention_stream.h, attention_amx.h), others pack them
+// (attention_gemm.h).
 // Sources: online softmax (arXiv 1805.02867), FlashAttention-2 (arXiv 2307.08691); ours: one producer for every layout, and
 // splits folded in key order.
 #pragma once
+#include "attention_amx.h"
 #include "attention_gemm.h"
+#include "attention_scratch.h"
 #include "attention_stream.h"
 #include "attention_tile.h"
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
 constexpr float kLog2e = 1.44269504088896341f;
-constexpr int kRowPad = (kRowTile + 15) / 16 * 16;
-
-// A unit's running softmax: acc is [rows][dim_padded] in pair order.
-struct Running {
-  float* acc;
-  float* max;  // [kRowPad], base 2; -inf: nothing seen
-  float* sum;  // [kRowPad]
-};
-
-// A thread's scratch, carved from one allocation.
-template <class T>
-struct Scratch {
-  float *q, *packed_k, *packed_v, *scores;
-  Running running, folded;
-  float *delta, *row_sum, *alpha;  // [kRowPad]
-  Visible* visible;                // [kRowPad]
-  VecBits* keys;                   // transposed; in the place of packed_k
-  T *staged, *zeros;
-  const T** rotated;  // [kKeyTile]
-  KeyTile<T>* tiles;  // the current one and the next
-  size_t bytes = 0;
-
-  Scratch(const AttentionProblem& problem, void* base) {
-    char* at = static_cast<char*>(base);
-    const int64_t dim = problem.head_dim, padded = dim_padded(dim);
-    take(at, q, kRowTile * padded);
-    take(at, packed_k, kKeyTile * padded);
-    keys = reinterpret_cast<VecBits*>(packed_k);
-    take(at, packed_v, kKeyTile * padded);
-    take(at, scores, kRowTile * kKeyTile);
-    for (Running* state : {&running, &folded}) {
-      take(at, state->acc, kRowTile * padded);
-      take(at, state->max, kRowPad);
-      take(at, state->sum, kRowPad);
-    }
-    for (float** rows : {&delta, &row_sum, &alpha}) take(at, *rows, kRowPad);
-    take(at, visible, kRowPad);
-    take(at, staged, kKeyTile * dim);
-    take(at, zeros, padded);
-    take(at, rotated, kKeyTile);
-    take(at, tiles, 2);
-    bytes = at - static_cast<char*>(base);
-  }
-
- private:
-  template <class V>
-  static void take(char*& at, V*& out, int64_t count) {
-    out = reinterpret_cast<V*>(at);
-    at += (count * sizeof(V) + 63) / 64 * 64;
-  }
-};
 
 template <class T>
 struct TaskRunner {
@@ -72,7 +24,8 @@ struct TaskRunner {
   const Scratch<T> s;
   const int64_t dim, padded;
   const KeyRow row;
-  const bool stream, dot;  // how S is computed (attention_stream.h)
+  const bool amx, stream, dot;  // how S is computed (attention_amx.h, attention_stream.h)
+  const AmxTiles<T> tiles;
 
   TaskRunner(const AttentionRun& r, const AttentionTask& t, void* scratch)
       : run(r),
@@ -82,14 +35,20 @@ struct TaskRunner {
         dim(problem.head_dim),
         padded(dim_padded(dim)),
         row(problem.keys(t.request, t.kv_head)),
+        amx(AmxTiles<T>::kAvailable && r.amx && t.rows >= kFewestAmxRows && t.rows <= kMostAmxRows && r.fold_every == 0 &&
+            dim % kPanel == 0),
         stream(t.rows <= kStreamRows),
-        dot(t.rows <= kDotRows && r.fold_every == 0 && dim % kPanel == 0) {}
+        dot(!amx && t.rows <= kDotRows && r.fold_every == 0 && dim % kPanel == 0),
+        tiles(dim, t.rows, s.amx) {}
 
   // ---- rows
   // -----------------------------------------------------------------------------------------------------------------------
 
   void load_rows() const {
     const kvasir_attention_args& args = problem.args;
+    if constexpr (AmxTiles<T>::kAvailable) {
+      if (amx) tiles.start();
+    }
     const int64_t first_query = problem.first_query(task.request);
     if (dot) memset(s.q, 0, kDotRows * dim * sizeof(float));
     for (int64_t r = 0; r < task.rows; ++r) {
@@ -97,7 +56,9 @@ struct TaskRunner {
                     head = task.kv_head * problem.group + packed % problem.group;
       s.visible[r] = problem.visible(task.request, i, row);
       const T* q = static_cast<const T*>(args.q.data) + (first_query + i) * args.q.stride[0] + head * args.q.stride[1];
-      if (dot) {
+      if (amx) {
+        if constexpr (AmxTiles<T>::kAvailable) tiles.load_query(r, q);
+      } else if (dot) {
         for (int64_t d = 0; d < dim; d += kPanel) {
           const Pair pair = load_pair(q + d);
           store(s.q + r * dim + d, pair.first);
@@ -258,6 +219,25 @@ struct TaskRunner {
     next.rest();
   }
 
+  // Prefetches go on during softmax, in shares as large as those of a product.
+  void amx_tile(const KeyTile<T>& tile, const T* const* k_rows, const KeyTile<T>& next_tile) const {
+    if constexpr (AmxTiles<T>::kAvailable) {
+      Prefetch<T> next(next_tile, dim, tiles.line_work());
+      tiles.multiply_keys(k_rows, next, s.scores);
+      for (int64_t r = 0; r < task.rows; ++r) {
+        softmax(tile, r, r + 1);
+        tiles.share(next);
+      }
+      rescale(0, task.rows);
+      for (int64_t r = 0; r < task.rows; ++r) {
+        tiles.load_probabilities(r, s.scores + r * kKeyTile, s.alpha[r]);
+        tiles.share(next);
+      }
+      tiles.multiply_values(tile.v_rows, next);
+      next.rest();
+    }
+  }
+
   void execute() const {
     load_rows();
     clear(s.running);
@@ -278,11 +258,16 @@ struct TaskRunner {
         rotate_keys(problem, tile, s.staged, s.rotated);
         k_rows = s.rotated;
       }
-      if (stream) {
+      if (amx) {
+        amx_tile(tile, k_rows, next);
+      } else if (stream) {
         stream_tile(tile, k_rows, next);
       } else {
         packed_tile(tile, k_rows, next);
       }
+    }
+    if constexpr (AmxTiles<T>::kAvailable) {
+      if (amx) tiles.finish(s.running.acc, padded);
     }
     if (run.fold_every > 0) fold_running();
     const Running& result = run.fold_every > 0 ? s.folded : s.running;

@@ -41,6 +41,7 @@ struct AttentionRun {
   float* parts;         // [parts][part_stride]
   int64_t part_stride;  // floats
   int64_t fold_every;   // > 0: fold the running sums whenever a multiple of so many slots is passed
+  bool amx;             // tile registers may be used
 };
 
 // One instruction set's kernels, for the element type of q, k, v and out.

@@ -3,9 +3,9 @@
 
 namespace kvasir::cpu {
 
-enum class Isa { portable, avx2, avx512, avx512_bf16 };
+enum class Isa { portable, avx2, avx512, avx512_bf16, amx };
 
-Isa best_isa();  // by cpuid; KVASIR_ISA=portable|avx2|avx512|avx512_bf16 lowers it
+Isa best_isa();  // by cpuid; KVASIR_ISA=portable|avx2|avx512|avx512_bf16|amx lowers it
 const char* isa_name(Isa);
 
 }  // namespace kvasir::cpu

@@ -27,6 +27,7 @@ bool bf16_dot_pays() {
 const LinearKernel& kernel_for([[maybe_unused]] Isa isa) {
 #if KVASIR_SIMD_X86
   switch (isa) {
+    case Isa::amx:
     case Isa::avx512_bf16: return bf16_dot_pays() ? kLinearAvx512Bf16 : kLinearAvx512;
     case Isa::avx512: return kLinearAvx512;
     case Isa::avx2: return kLinearAvx2;

@@ -44,7 +44,7 @@ function withIsa(isa: string): Device | undefined {
   return undefined;
 }
 
-describe.each(["portable", "avx2", "avx512"])("every instruction set agrees: %s", (isa) => {
+describe.each(["portable", "avx2", "avx512", "avx512_bf16"])("every instruction set agrees: %s", (isa) => {
   const lesser = withIsa(isa);
   afterAll(() => lesser?.dispose());
   const cases = [...pairwiseCases().filter((c, i) => i % 9 === 0 && c.sq * c.sk < 2e5), ...Object.values(namedCases)];

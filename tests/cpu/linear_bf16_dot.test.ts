@@ -7,7 +7,7 @@ process.env.KVASIR_BF16_DOT = "1";
 const device = openDevice("cpu");
 const { isa } = device.describe();
 
-test.skipIf(isa !== "avx512_bf16")(
+test.skipIf(isa !== "avx512_bf16" && isa !== "amx")(
   `bf16 products by pairs are the float64 product to rounding (this machine: ${isa})`,
   async () => {
     for (const [rows, columns, depth, padding] of [

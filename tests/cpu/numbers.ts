@@ -61,7 +61,7 @@ export function expectClose(
 export function eachKernel(suite: (device: Device) => void): void {
   const seen = new Set<string>();
   const before = process.env.KVASIR_ISA;
-  for (const isa of ["avx512_bf16", "avx512", "avx2", "portable"]) {
+  for (const isa of ["amx", "avx512_bf16", "avx512", "avx2", "portable"]) {
     process.env.KVASIR_ISA = isa;
     const device = openDevice("cpu");
     const got = device.describe().isa;
