@@ -1,4 +1,4 @@
-// Attention of few query rows by AMX tiles (bf16): K and V go from where they lie into tile registers, in their order.
+// Attention by AMX tiles (bf16): K and V go from where they lie into tile registers, in their order.
 //   S^T = K Q^T: the left operand is 16 keys x 32 elements; the right one holds pairs of elements of 16 query rows.
 //   O = P V:     16 keys x 32 columns of V are the right operand. A row of it holds pairs of columns where the instruction
 //   expects
@@ -13,9 +13,8 @@
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
-// Rows of a unit that is computed this way; measured. Up to 4 rows dot products (attention_stream.h) come as near to the speed of
-// memory or nearer.
-constexpr int kFewestAmxRows = 5, kMostAmxRows = 48;
+// Units of fewer rows are left to dot products (attention_stream.h), which come as near to the speed of memory or nearer.
+constexpr int kFewestAmxRows = 5;
 
 // Elements and instruction sets that have no tiles.
 template <class T>
@@ -92,7 +91,7 @@ struct AmxTiles<bf16_t> {
         staged(reinterpret_cast<bf16_t*>(acc + blocks * panels * kAmxTile)) {}
 
   static size_t bytes(int64_t dim) {
-    const AmxTiles most(dim, kMostAmxRows, nullptr);
+    const AmxTiles most(dim, kRowTile, nullptr);
     return reinterpret_cast<size_t>(most.staged + kKeyTile * dim);
   }
 

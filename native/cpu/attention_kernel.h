@@ -1,8 +1,8 @@
 // One task of attention, for one instruction set: an online softmax over tiles of kKeyTile keys with f32 accumulators.
 //   tile: fetch rows of K and V -> S = Q K^T -> mask, running max and sum, P -> O = O * alpha + P V
 // Wholly visible tiles take no mask; tiles or rows that see nothing are skipped, which is exact: they would change no bit. Scores
-// are in base 2 (times log2 e). Units of few rows stream K and V (attention_stream.h, attention_amx.h), others pack them
-// (attention_gemm.h).
+// are in base 2 (times log2 e). Units of few rows stream K and V (attention_stream.h), others pack them (attention_gemm.h);
+// with AMX, bf16 units of more than a few are multiplied in tiles (attention_amx.h).
 // Sources: online softmax (arXiv 1805.02867), FlashAttention-2 (arXiv 2307.08691); ours: one producer for every layout, and
 // splits folded in key order.
 #pragma once
@@ -35,8 +35,7 @@ struct TaskRunner {
         dim(problem.head_dim),
         padded(dim_padded(dim)),
         row(problem.keys(t.request, t.kv_head)),
-        amx(AmxTiles<T>::kAvailable && r.amx && t.rows >= kFewestAmxRows && t.rows <= kMostAmxRows && r.fold_every == 0 &&
-            dim % kPanel == 0),
+        amx(AmxTiles<T>::kAvailable && r.amx && t.rows >= kFewestAmxRows && r.fold_every == 0 && dim % kPanel == 0),
         stream(t.rows <= kStreamRows),
         dot(!amx && t.rows <= kDotRows && r.fold_every == 0 && dim % kPanel == 0),
         tiles(dim, t.rows, s.amx) {}
