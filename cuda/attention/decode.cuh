@@ -348,7 +348,8 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       if (loader.goes_on()) loader.fence();
       __syncthreads();  // all threads: every warp's state is visible
     }
-    char* const partial = (walk.skip > 0 && s.duty.merges ? p.own : p.mailbox) + blockIdx.x * Partial<Shape>::kBytes;
+    const bool kept = !walk.fixed && walk.skip > 0 && s.duty.merges;  // by this CTA, for itself
+    char* const partial = (kept ? p.own : p.mailbox) + blockIdx.x * Partial<Shape>::kBytes;
     for (int x = t; x < item.rows * kPieces; x += Shape::kThreads) {
       const int row = x / kPieces, piece = x - row * kPieces;
       SoftmaxState<Base2> state;
