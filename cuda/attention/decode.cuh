@@ -330,7 +330,12 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
 
     constexpr int kPieces = kD / 4;
     if (count > 0) {
-      sync_halves();  // the stage read last, which takes the state, is done with
+      // The stage read last, which takes the state, is done with: by the warp, or by all, who are about to meet anyway.
+      if constexpr (Shape::kHalves > 1) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
       float* const mine = reinterpret_cast<float*>(stages + read * Shape::kStageBytes);
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n)
