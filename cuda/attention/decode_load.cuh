@@ -3,8 +3,8 @@
 // loaders do the same:
 //   CpAsyncLoader  sm_80 and later: 16 bytes a lane; keys past the end become zeros on the way
 //   TmaLoader      sm_90: one bulk tensor copy for the K or the V of a unit (or of 16 of its rows and 64 columns, where pages are
-//                  smaller), issued by a lane each and counted in by a transaction barrier a stage; rows past the end arrive as
-//                  they are, and the warp clears those of V
+//                  smaller), issued by one lane and counted in by a transaction barrier a stage; rows past the end arrive as they
+//                  are, and the warp clears those of V
 #pragma once
 #include <type_traits>
 
@@ -45,9 +45,9 @@ struct UnitNotes {
   int fill[Shape::kWarps][Shape::kStages][Shape::kGroups];   // ... and how many keys it holds
 };
 
-// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie. start() says whether
-// there was one. Table entries are read
-// kUnits units ahead of their use, so that no unit waits for a look-up but the first of a piece.
+// A warp's side of the pipeline that both loaders share: which unit comes next, and where its groups lie. Table entries are read
+// kUnits units ahead of their use, so that no unit waits for a look-up but the first of a piece. A loader's start() says whether
+// there was a unit to start.
 template <class Shape, class Source, bool kExtra>
 struct UnitFeed {
   static constexpr int kUnits = 32 / Shape::kGroups;  // units whose table entries the warp's lanes hold, one group a lane
