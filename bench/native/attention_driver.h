@@ -36,7 +36,7 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
-// For decode launches: nothing in it before the first, and nothing after any (decode_join.cuh).
+// For decode launches: nothing in it before the first, and nothing but turns after any (decode_join.cuh, decode_ahead.cuh).
 inline constexpr size_t kMailboxBytes = 16 << 20;
 inline void* mailbox() {
   static void* const data = [] {
@@ -50,7 +50,10 @@ inline void* mailbox() {
 inline bool mailbox_is_empty() {
   std::vector<uint32_t> words(kMailboxBytes / 4);
   check(cudaMemcpy(words.data(), mailbox(), kMailboxBytes, cudaMemcpyDeviceToHost), "mailbox");
-  return std::all_of(words.begin(), words.end(), [](uint32_t x) { return x == 0xffffffffu; });
+  cuda::DecodeTurns turns;
+  std::memcpy(&turns, words.data(), sizeof turns);
+  return std::equal(std::begin(turns.begun), std::end(turns.begun), turns.read) &&
+         std::all_of(words.begin() + sizeof turns / 4, words.end(), [](uint32_t x) { return x == 0xffffffffu; });
 }
 
 // Both print what fails and return whether all passed.

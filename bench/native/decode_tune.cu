@@ -149,8 +149,7 @@ void time_batch(const Hardware& hw, const Batch& b, bool variants) {
         p.by_slots = cuda::FastDiv(static_cast<uint32_t>(p.slots));
         p.even_items = 0;
         p.box_rows = p.page_size % x.keys == 0 ? x.keys : cuda::kPageGroup;
-        p.mailbox = static_cast<char*>(mailbox());
-        p.own = static_cast<char*>(scratch.at_least(0));
+        p.join_through(mailbox(), scratch.at_least(0));
         check(x.launch(plan, stream), name);
       });
     }

@@ -7,9 +7,9 @@
 // A tile is kWarps * kKeys keys, unit w of it warp w's. In flight are kStages - 1 units of 4 * kKeys * D bytes a warp: for d128
 // on sm_90 4 warps * 2 * 16 KB = 128 KB an SM, several times what 3 TB/s and 1 us of latency ask for (23 KB). Many query rows are
 // shared by two warps a unit, which read the same keys. Phases:
-//   1. let the next kernel be set up; lengths -> the run (Walk::start), for few requests before, else behind the
-//      wait for the kernel before this one
-//   2. every warp starts kStages - 1 units; what was planned before the wait is looked up again meanwhile   (barrier then)
+//   1. lengths -> the run (Walk::start). Few requests: while the kernel before still runs; then the CTA waits for its turn, all
+//      for thread 0, and reads the first units ahead (decode_ahead.cuh); then for that kernel's end. Many: after its end
+//   2. every warp starts kStages - 1 units. What was planned early is looked up again meanwhile; barrier: all arrive and wait
 //   3. per unit and warp: wait for it; syncwarp (it is visible, the stage of the unit before is free); start another, the first
 //      half waiting for the second to have left the stage; S', softmax, O'
 //   4. at the end of a piece warps leave (max, sum, O) in the stage just read        barrier: all arrive, all wait
@@ -17,7 +17,7 @@
 //   6. the CTA that has the end of an item merges its partials, waiting for CTAs before it (decode_join.cuh)
 // Loads of the next pieces are in flight during 4 and 5. One CTA fills an SM (two at d64), so that a dependent launch never puts
 // two of the next grid's CTAs on one SM while another has none. Short lines are bound by latency and by code that runs once,
-// cold: divisions are made by the host, code is not unrolled where it runs once, and no look-up stands before the first copy.
+// cold: divisions are made by the host, and code is not unrolled where it runs once.
 #pragma once
 #include "../common/dependent_launch.cuh"
 #include "../common/tensor_map.h"
@@ -90,18 +90,31 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     }
   };
   if (t == 0) s.duty.merges = false;
+  const auto item_of = [&](const Walk<Shape>& w) {
+    const int begin = w.block() * Shape::kRows, group = static_cast<int>(p.group.divisor);
+    return ItemRows{w.request, w.kv_head(p), begin, min(Shape::kRows, w.request.qo_len * group - begin)};
+  };
+  // Where the tables are looked up again and the first rows of Q arrive: in the stage that the first units leave free.
+  constexpr int kLookStride = Shape::kHalves * 32;
+  constexpr int kLookBytes = (kRequestWords + Loader::kWords) * kLookStride * 4;
+  static_assert(kLookBytes + Shape::kHalves * QueryRows<Shape>::kCopyBytes <= Shape::kStageBytes);
+  const int free_at = (kStages - 1) * Shape::kStageBytes, look_at = free_at + (half * 32 + lane) * 4;
+  const int q_at = free_at + kLookBytes + half * QueryRows<Shape>::kCopyBytes;
   Walk<Shape> walk;
   Work work = {};
+  QueryRows<Shape> q;
   int split = 0;
   fetch_ahead(p);
-  release_dependents();
   // Few requests are planned while the kernel before this one ends, and their first units are started as soon as it has. If it
-  // changed a length or a table, which is looked up meanwhile, all of that is done once more.
+  // changed a length or a table, which is looked up again meanwhile, all of that is done once more.
   const int entry = min(t, entries_of(p) - 1);
-  bool early = p.num_splits == 0 && entries_of(p) <= Shape::kThreads;
-  if (!early) wait_for_previous_kernel();
+  bool early = kLoads == Loads::bulk && p.num_splits == 0 && entries_of(p) <= Shape::kThreads;
+  if (!early) {
+    release_dependents();
+    wait_for_previous_kernel();
+  }
   for (;;) {
-    const RequestWords words = entry_words(p, entry, early);
+    const RequestWords words = entry_words(p, entry, EarlyTableRead{early});
     if (p.num_splits > 0) {
       split = blockIdx.x % p.num_splits;
       const int index = blockIdx.x / p.num_splits;
@@ -110,23 +123,38 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       work = walk.start(p, s.work, blockIdx.x, early, entry_of_words(p, entry, words));
     }
     loader.walk = walk;
-    loader.enter_piece(p, warp, lane, early);
-    if (early) wait_for_previous_kernel();
-    const auto entered = loader.entered(p);
-    auto tables = entered;
-    RequestWords lengths = words;
-    const int unit = loader.unit, units = loader.rest;
-    int started = 0;
-#pragma unroll 1  // cold code is dear: once through it for every stage
-    for (int i = 0; i < kStages - 1; ++i) {
-      if (half == 0) started += loader.start(p, maps, s.notes, i, warp, lane);
-      // Behind the first copy, which need not wait for it, but not behind all: the memory answers in order.
-      if (early && i == 0) tables = loader.look(p, unit, units, lane), lengths = entry_words(p, entry, true);
+    const auto tables = loader.enter_piece(p, warp, lane, EarlyTableRead{early});
+    const int unit = loader.unit, units = loader.rest, to_l2 = early ? min(units, units_ahead(work.left)) : 0;
+    if (early) {
+      if (t == 0) loader.turn.take(p, blockIdx.x);
+      __syncthreads();  // all threads: the turn has come
     }
-    if (!early) break;
-    tables.settle();
-    lengths.settle();
-    if (__syncthreads_and(((half != 0) | (tables == entered)) & (lengths == words))) break;
+    int started = 0;
+#pragma unroll 1  // cold code is dear: once through it for every unit
+    for (int i = -to_l2; i < kStages - 1; ++i) {
+      if (early && i == 0) {
+        if (half == 0) loader.rewind(to_l2);
+        wait_for_previous_kernel();
+        const CopiedTable<kLookStride> copy = {stages_smem + look_at};
+        entry_words(p, entry, copy);
+        loader.look_up(p, walk.request, loader.kv_head, unit, units, lane, copy.behind(kRequestWords));
+        if (units > 0) q.copy(p, item_of(walk), stages_smem + q_at, first_row);
+        cp_async_commit();
+      }
+      if (half == 0) started += loader.start(p, maps, s.notes, max(i, 0), warp, lane, i < 0) & (i >= 0);
+    }
+    if (!early) {
+      if (units > 0) q.load(p, item_of(walk), smem + Layout::kQ, first_row);
+      break;
+    }
+    cp_async_wait<0>();
+    __syncwarp();  // the rows are visible
+    if (units > 0) q.take(stages + q_at, smem + Layout::kQ, first_row);
+    const SeenTable<kLookStride> seen = {reinterpret_cast<const int*>(stages + look_at)};
+    const bool same = (entry_words(p, entry, seen) == words) &
+                      (loader.look_up(p, walk.request, walk.kv_head(p), unit, units, lane, seen.behind(kRequestWords)) == tables);
+    loader.fence();
+    if (__syncthreads_and(same)) break;
     loader.drain(started);
     early = false;
   }
@@ -135,10 +163,10 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
   int stage = 0;              // of the unit to read next
   uint32_t parity = 0;        // of the stage's phase
   int64_t line = work.begin;  // the line's tile at which the piece begins
-  for (; !walk.done(); walk.next(p)) {
+  while (!walk.done()) {
     const Request request = walk.request;
-    const int kv_head = walk.kv_head(p), group = static_cast<int>(p.group.divisor), row_begin = walk.block() * Shape::kRows;
-    const ItemRows item = {request, kv_head, row_begin, min(Shape::kRows, request.qo_len * group - row_begin)};
+    const ItemRows item = item_of(walk);
+    const int kv_head = item.kv_head, row_begin = item.row_begin;
     const int first_position = request.q_start + p.group.div(row_begin);
     const int last_position = request.q_start + p.group.div(row_begin + item.rows - 1);
     const int count = walk.count(), first_unit = walk.first_tile() * kWarps + warp;
@@ -149,8 +177,6 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     }
     line += walk.tiles;
 
-    QueryRows<Shape> q;
-    if (count > 0) q.load(p, item, smem + Layout::kQ, first_row);
     float o[kSteps][kRowTiles][4], row_max[kRowTiles][2], row_sum[kRowTiles][2];
 #pragma unroll
     for (int n = 0; n < kRowTiles; ++n) {
@@ -381,6 +407,8 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       }
     }
     __syncthreads();  // all threads: the states were read, and their stages may be filled
+    walk.next(p);
+    if (!walk.done() && walk.count() > 0) q.load(p, item_of(walk), smem + Layout::kQ, first_row);
   }
   loader.drain(0);
   if (s.duty.merges) join_pieces<T, Shape>(p, s.duty);

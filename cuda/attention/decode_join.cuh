@@ -102,13 +102,13 @@ struct Partial {
   }
 };
 
-// Merges `count` < kFan posts that follow one another from `posts` on, once they have arrived, and this CTA's own partial behind
-// them; hands every (x, state, four columns) to `write`, and leaves nothing in the posts. A thread has the loads of kRound pieces
-// in flight at once: every round is a trip to the L2 cache.
-template <class Shape, class Write>
+// Merges `count` <= kMost posts that follow one another from `posts` on, once they have arrived, and this CTA's own partial
+// behind them; hands every (x, state, four columns) to `write`, and leaves nothing in the posts. A thread has the loads of kRound
+// pieces in flight at once: every round is a trip to the L2 cache.
+template <class Shape, int kMost, class Write>
 __device__ __forceinline__ void merge_posts(char* posts, int count, char* own, int rows, Write write) {
   using P = Partial<Shape>;
-  constexpr int kMost = kFan<Shape> - 1, kRound = 16 / kFan<Shape>;
+  constexpr int kRound = kFan<Shape> == 16 ? 1 : 16 / (kMost + 1);
   const int pieces = rows * (Shape::kHeadDim / 4);
   const float nothing = __uint_as_float(kNothing);
 #pragma unroll 1
@@ -119,7 +119,7 @@ __device__ __forceinline__ void merge_posts(char* posts, int count, char* own, i
 #pragma unroll
     for (int r = 0; r < kRound; ++r) {
       const int x = base + r * Shape::kThreads;
-      if (x < pieces) missing |= ((1u << count) - 1) << (r * kFan<Shape>);
+      if (x < pieces) missing |= ((1u << count) - 1) << (r * kMost);
 #pragma unroll
       for (int i = 0; i <= kMost; ++i) state[r][i] = make_float2(-INFINITY, 0.f), part[r][i] = make_float4(0.f, 0.f, 0.f, 0.f);
       if (x < pieces) part[r][kMost] = look(P::acc(own, x)), state[r][kMost] = look(P::state(own, x));
@@ -130,7 +130,7 @@ __device__ __forceinline__ void merge_posts(char* posts, int count, char* own, i
       for (int r = 0; r < kRound; ++r)
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
-          if ((missing >> (r * kFan<Shape> + i) & 1) == 0) continue;
+          if ((missing >> (r * kMost + i) & 1) == 0) continue;
           const int x = base + r * Shape::kThreads;
           part[r][i] = look(P::acc(posts + i * P::kBytes, x));
           state[r][i] = look(P::state(posts + i * P::kBytes, x));
@@ -139,14 +139,14 @@ __device__ __forceinline__ void merge_posts(char* posts, int count, char* own, i
       for (int r = 0; r < kRound; ++r)
 #pragma unroll
         for (int i = 0; i < kMost; ++i)
-          if (arrived(part[r][i], state[r][i])) missing &= ~(1u << (r * kFan<Shape> + i));
+          if (arrived(part[r][i], state[r][i])) missing &= ~(1u << (r * kMost + i));
     }
     __syncwarp();  // the eight lanes that share a state have read it
 #pragma unroll
     for (int r = 0; r < kRound; ++r)
 #pragma unroll
       for (int i = 0; i < kMost; ++i) {
-        if ((posted >> (r * kFan<Shape> + i) & 1) != 0)
+        if ((posted >> (r * kMost + i) & 1) != 0)
           P::store(posts + i * P::kBytes, base + r * Shape::kThreads, make_float2(nothing, nothing),
                    make_float4(nothing, nothing, nothing, nothing));
       }
@@ -190,14 +190,19 @@ __device__ __forceinline__ void join_pieces(const AttentionParams& p, const Join
   for (int level = 0;; ++level) {
     const StreamKNode node = stream_k_node(team, gridDim.x, level, kFanBits<Shape>);
     char* const to = node.merges_on ? own : post_at(node.post);
-    merge_posts<Shape>(post_at(node.first_post), node.posted, own, duty.rows,
-                       [&](int x, const SoftmaxState<Base2>& state, float4 acc) {
-                         if (node.root) {
-                           write_output<T, Shape>(p, item, x / kPieces, x % kPieces, state, acc);
-                         } else {
-                           Partial<Shape>::store(to, x, make_float2(state.max, state.sum), acc);
-                         }
-                       });
+    const auto write = [&](int x, const SoftmaxState<Base2>& state, float4 acc) {
+      if (node.root) {
+        write_output<T, Shape>(p, item, x / kPieces, x % kPieces, state, acc);
+      } else {
+        Partial<Shape>::store(to, x, make_float2(state.max, state.sum), acc);
+      }
+    };
+    constexpr int kMost = kFan<Shape> - 1, kFew = kMost / 2;  // few posts take fewer instructions, all of them cold
+    if (kFew >= 4 && node.posted <= kFew) {
+      merge_posts<Shape, kFew>(post_at(node.first_post), node.posted, own, duty.rows, write);
+    } else {
+      merge_posts<Shape, kMost>(post_at(node.first_post), node.posted, own, duty.rows, write);
+    }
     if (node.root || !node.merges_on) return;
   }
 }

@@ -10,6 +10,7 @@
 
 #include "../common/swizzle.cuh"
 #include "../common/tma.cuh"
+#include "decode_ahead.cuh"
 #include "decode_work.cuh"
 #include "shapes.h"
 #include "tile_source.cuh"
@@ -57,63 +58,71 @@ struct UnitFeed {
   int kv_head;              // of the piece
   int unit, rest, fresh;    // next unit; units of the piece from it on; those whose entries are held
   GroupEntry mine, behind;  // the entries held, and those of the kUnits units behind them
-
-  __device__ void enter_piece(const AttentionParams& p, int warp, int lane, bool early = false) {
-    rest = walk.done() ? 0 : walk.count();
-    if (rest == 0) return;
-    kv_head = walk.kv_head(p);
-    source.init(p, walk.request, kv_head, early);
-    unit = walk.first_tile() * Shape::kWarps + warp;
-    fresh = kUnits;
-    mine = entry_of(p, unit, lane, early);
-    behind = entry_of(p, unit + kUnits * Shape::kWarps, lane, early);
-  }
-
-  // The entry of this lane's group among the kUnits units from `first` on.
-  __device__ GroupEntry entry_of(const AttentionParams& p, int first, int lane, bool early = false) const {
-    GroupEntry e = {};
-    if constexpr (Source::kPaged) {
-      const int key = (first + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
-      const int entry = p.page_groups.div(key / kPageGroup);
-      // Within the table, too: lengths that are read too early may be anything.
-      if (key < walk.request.kv_len &&
-          static_cast<unsigned>(walk.request.kv_begin + entry) < static_cast<unsigned>(p.num_entries)) {
-        e.slot = read_table(source.slots + entry, early);
-        if constexpr (kExtra) {
-          if (source.starts != nullptr) e.start = read_table(source.starts + entry, early);
-          e.filled = source.fills != nullptr ? read_table(source.fills + entry, early) : p.page_size;
-        }
-      }
-    }
-    return e;
-  }
+  DecodeTurn turn;          // told when nothing is left to start
 
   // What the tables say that the first units of a piece depend on, its request aside.
   struct Words {
     int k = 0, v = 0;
     GroupEntry mine, behind;
-
-    // The loads that bring them need not have come before this.
-    __device__ void settle() {
-      asm volatile("" : "+r"(k), "+r"(v), "+r"(mine.slot), "+r"(behind.slot));
-      if constexpr (kExtra) asm volatile("" : "+r"(mine.start), "+r"(mine.filled), "+r"(behind.start), "+r"(behind.filled));
-    }
     __device__ bool operator==(const Words& o) const { return (k == o.k) & (v == o.v) & (mine == o.mine) & (behind == o.behind); }
   };
-  __device__ Words entered(const AttentionParams& p) const {
+  static constexpr int kWords = 8;
+
+  // For `units` units from `first` on; `read` numbers the words 0..7. All loads are independent.
+  template <class Read>
+  __device__ static Words look_up(const AttentionParams& p, const Request& request, int kv_head, int first, int units, int lane,
+                                  Read read) {
     Words w;
-    if (Source::kPaged && rest > 0) {
-      w.k = static_cast<int>(source.k - p.pages), w.v = static_cast<int>(source.v - p.pages);
-      w.mine = mine, w.behind = behind;
+    if constexpr (Source::kPaged) {
+      if (units > 0) {
+        w.k = read(p.page_offsets + 2 * kv_head, 0), w.v = read(p.page_offsets + 2 * kv_head + 1, 1);
+        w.mine = entry_of(p, request, first, lane, read, 2);
+        w.behind = entries_behind(p, request, first, units, lane, read);
+      }
     }
     return w;
   }
-  // The same, looked up again for the piece that was entered with `unit` and `units` to go.
-  __device__ Words look(const AttentionParams& p, int unit, int units, int lane) const {
-    Words w;
-    if (Source::kPaged && units > 0) {
-      w.k = read_table(p.page_offsets + 2 * kv_head, true), w.v = read_table(p.page_offsets + 2 * kv_head + 1, true);
-      w.mine = entry_of(p, unit, lane, true), w.behind = entry_of(p, unit + kUnits * Shape::kWarps, lane, true);
+
+  // The entry of this lane's group among the kUnits units from `first` on.
+  template <class Read>
+  __device__ static GroupEntry entry_of(const AttentionParams& p, const Request& request, int first, int lane, Read read,
+                                        int word) {
+    GroupEntry e = {};
+    if constexpr (Source::kPaged) {
+      const int key = (first + lane / Shape::kGroups * Shape::kWarps) * Shape::kKeys + lane % Shape::kGroups * kPageGroup;
+      const int entry = request.kv_begin + p.page_groups.div(key / kPageGroup);
+      // Within the table, too: lengths that are read too early may be anything.
+      if (key < request.kv_len && static_cast<unsigned>(entry) < static_cast<unsigned>(p.num_entries)) {
+        e.slot = read(p.page_indices + entry, word);
+        if constexpr (kExtra) {
+          if (p.page_start != nullptr) e.start = read(p.page_start + entry, word + 1);
+          e.filled = p.page_len != nullptr ? read(p.page_len + entry, word + 2) : p.page_size;
+        }
+      }
+    }
+    return e;
+  }
+  // Of the units behind the kUnits ones from `first` on, where the piece has that many.
+  template <class Read>
+  __device__ static GroupEntry entries_behind(const AttentionParams& p, const Request& request, int first, int units, int lane,
+                                              Read read) {
+    return units > kUnits ? entry_of(p, request, first + kUnits * Shape::kWarps, lane, read, 5) : GroupEntry{};
+  }
+
+  template <class Read>
+  __device__ Words enter_piece(const AttentionParams& p, int warp, int lane, Read read) {
+    rest = walk.done() ? 0 : walk.count();
+    if (rest == 0) return {};
+    kv_head = walk.kv_head(p);
+    unit = walk.first_tile() * Shape::kWarps + warp;
+    fresh = kUnits;
+    const Words w = look_up(p, walk.request, kv_head, unit, rest, lane, read);
+    if constexpr (Source::kPaged) {
+      source.init_at(p, walk.request, w.k, w.v);
+      mine = w.mine;
+      behind = w.behind;
+    } else {
+      source.init(p, walk.request, kv_head);
     }
     return w;
   }
@@ -121,14 +130,17 @@ struct UnitFeed {
   // True when there is a next unit; its entries are in the lanes then.
   __device__ bool ready(const AttentionParams& p, int warp, int lane) {
     while (rest == 0) {
-      if (walk.done()) return false;
+      if (walk.done()) {
+        turn.tell();
+        return false;
+      }
       walk.next(p);
-      enter_piece(p, warp, lane);
+      enter_piece(p, warp, lane, TableRead{});
     }
     if constexpr (Source::kPaged) {
       if (fresh == 0) {
         mine = behind;
-        behind = entry_of(p, unit + kUnits * Shape::kWarps, lane);
+        behind = entries_behind(p, walk.request, unit, rest, lane, TableRead{});
         fresh = kUnits;
       }
     }
@@ -142,6 +154,12 @@ struct UnitFeed {
     unit += Shape::kWarps;
     --rest;
     --fresh;
+  }
+  // Back by so many units of the piece, whose entries are still held.
+  __device__ void rewind(int units) {
+    unit -= units * Shape::kWarps;
+    rest += units;
+    fresh += units;
   }
 
   // Page slot and number of keys of group g of the unit; keeps start and fill for the consumer (kExtra). The whole warp calls it.
@@ -178,7 +196,9 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
     stages = warp_stages;
   }
 
-  __device__ bool start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane) {
+  __device__ bool start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane,
+                        bool to_l2 = false) {
+    if (to_l2) return false;
     const bool some = this->ready(p, warp, lane);
     if (some) {
       constexpr int kPassRows = 32 / Sw::kChunks;
@@ -243,8 +263,9 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
     fence_async_proxy();
   }
 
-  __device__ bool start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp,
-                        int lane) {
+  // to_l2: brings the unit to the L2 cache only.
+  __device__ bool start(const AttentionParams& p, const DecodeMaps& maps, UnitNotes<Shape>& notes, int stage, int warp, int lane,
+                        bool to_l2 = false) {
     if (!this->ready(p, warp, lane)) return false;
     // One box for all of the unit's rows of K or V, or, where 16 of them share a page, one for 16 rows of a segment.
     const bool whole = p.box_rows == Shape::kKeys;
@@ -257,9 +278,10 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
     if (lane == 0) {
       const uint32_t barrier = barriers + stage * 8, to = stages + stage * Shape::kStageBytes;
       const int key = this->unit * Shape::kKeys;
-      mbarrier_expect(barrier, (whole ? Shape::kGroups : groups) * (Shape::kStageBytes / Shape::kGroups));
+      if (!to_l2)
+        mbarrier_expect(barrier, (whole && groups > 0 ? Shape::kGroups : groups) * (Shape::kStageBytes / Shape::kGroups));
       if (whole) {
-        copy_box(p, maps, barrier, to, key, 0, slots[0]);
+        if (groups > 0) copy_box(p, maps, barrier, to, key, 0, slots[0], to_l2);
       } else {
 #pragma unroll
         for (int g = 0; g < Shape::kGroups; ++g) {
@@ -267,7 +289,7 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
 #pragma unroll 1
           for (int segment = 0; segment < Sw::kSegments; ++segment)
             copy_box(p, maps, barrier, to + (segment * Shape::kKeys + g * kPageGroup) * Sw::kRowBytes, key + g * kPageGroup,
-                     segment, slots[g]);
+                     segment, slots[g], to_l2);
         }
       }
     }
@@ -277,14 +299,23 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
 
   // A box of K and one of V, from `key` and segment `segment` on.
   __device__ __forceinline__ void copy_box(const AttentionParams& p, const DecodeMaps& maps, uint32_t barrier, uint32_t to,
-                                           int key, int segment, int slot) const {
+                                           int key, int segment, int slot, bool to_l2) const {
     if constexpr (Source::kPaged) {
       const int row = p.page_groups.mod(key / kPageGroup) * kPageGroup;
-      tma_load_5d(to, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.k - p.pages) / 16), slot, policy);
-      tma_load_5d(to + Shape::kHalfBytes, &maps.k, barrier, 0, row, segment, static_cast<int>((this->source.v - p.pages) / 16),
-                  slot, policy);
+      if (to_l2) {
+        tma_prefetch_5d(&maps.k, 0, row, segment, this->source.k / 16, slot);
+        tma_prefetch_5d(&maps.k, 0, row, segment, this->source.v / 16, slot);
+        return;
+      }
+      tma_load_5d(to, &maps.k, barrier, 0, row, segment, this->source.k / 16, slot, policy);
+      tma_load_5d(to + Shape::kHalfBytes, &maps.k, barrier, 0, row, segment, this->source.v / 16, slot, policy);
     } else {
       const int token = this->walk.request.kv_begin + key;
+      if (to_l2) {
+        tma_prefetch_4d(&maps.k, 0, token, segment, this->kv_head);
+        tma_prefetch_4d(&maps.v, 0, token, segment, this->kv_head);
+        return;
+      }
       tma_load_4d(to, &maps.k, barrier, 0, token, segment, this->kv_head, policy);
       tma_load_4d(to + Shape::kHalfBytes, &maps.v, barrier, 0, token, segment, this->kv_head, policy);
     }

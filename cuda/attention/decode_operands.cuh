@@ -58,6 +58,42 @@ struct QueryRows {
     }
   }
 
+  // The same in two steps, through shared memory: the rows of a warp are on their way (cp.async) ...
+  static constexpr int kCopyStride = (Shape::kHeadDim + 63) / 64 * 128, kCopyBytes = Shape::kWarpRows * kCopyStride;
+  static __device__ void copy(const AttentionParams& p, const ItemRows& item, uint32_t to, int first_row) {
+    constexpr int kChunks = Shape::kHeadDim / 8;
+#pragma unroll
+    for (int x = threadIdx.x & 31; x < Shape::kWarpRows * kChunks; x += 32) {
+      const int row = x / kChunks, chunk = x - row * kChunks;
+      cp_async_16(to + row * kCopyStride + ((chunk ^ (row & 7)) * 16), row_of(p, item, first_row + row) + chunk * 16,
+                  first_row + row < item.rows ? 16 : 0);
+    }
+  }
+  // ... and are taken once the warp sees them; where kQInSmem, the caller's next barrier makes all of them visible.
+  __device__ void take(const char* from, char* memory, int first_row) {
+    const int lane = threadIdx.x & 31, row8 = lane >> 2, pair = lane & 3;
+    if constexpr (Shape::kQInSmem) {
+      constexpr int kChunks = Shape::kHeadDim / 8;
+      for (int x = threadIdx.x % (Shape::kWarps * 32); x < Shape::kWarpRows * kChunks; x += Shape::kWarps * 32) {
+        const int row = x / kChunks, chunk = x - row * kChunks;
+        *reinterpret_cast<uint4*>(memory + chunk / Sw::kChunks * Shape::kRows * Sw::kRowBytes +
+                                  Sw::offset(first_row + row, chunk % Sw::kChunks)) =
+            *reinterpret_cast<const uint4*>(from + row * kCopyStride + ((chunk ^ (row & 7)) * 16));
+      }
+      smem = smem_address(memory) + first_row * Sw::kRowBytes + Sw::offset(lane_row_b(lane), lane_chunk_b(lane));
+    } else {
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) {
+        const char* row = from + (n * 8 + row8) * kCopyStride + pair * 4;
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          held[step][n][0] = *reinterpret_cast<const uint32_t*>(row + ((2 * step) ^ row8) * 16);
+          held[step][n][1] = *reinterpret_cast<const uint32_t*>(row + ((2 * step + 1) ^ row8) * 16);
+        }
+      }
+    }
+  }
+
   __device__ void at(int step, uint32_t (&b)[kRowTiles][2]) const {
     if constexpr (Shape::kQInSmem) {
       static_assert(kRowTiles % 2 == 0);

@@ -20,14 +20,15 @@ struct Span {
 __device__ __forceinline__ int entries_of(const AttentionParams& p) {
   return p.per_head_rows ? p.batch * p.num_kv_heads : p.batch;
 }
-__device__ __forceinline__ RequestWords entry_words(const AttentionParams& p, int entry, bool early) {
-  return p.per_head_rows ? load_words(p, p.kv_heads.div(entry), p.kv_heads.mod(entry), early) : load_words(p, entry, 0, early);
+template <class Read>
+__device__ __forceinline__ RequestWords entry_words(const AttentionParams& p, int entry, Read read) {
+  return p.per_head_rows ? load_words(p, p.kv_heads.div(entry), p.kv_heads.mod(entry), read) : load_words(p, entry, 0, read);
 }
 __device__ __forceinline__ Request entry_of_words(const AttentionParams& p, int entry, const RequestWords& words) {
   return request_of(p, p.per_head_rows ? p.kv_heads.div(entry) : entry, words);
 }
 __device__ __forceinline__ Request load_entry(const AttentionParams& p, int entry) {
-  return entry_of_words(p, entry, entry_words(p, entry, false));
+  return entry_of_words(p, entry, entry_words(p, entry, TableRead{}));
 }
 
 template <class Shape>

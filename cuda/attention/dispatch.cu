@@ -43,8 +43,7 @@ cudaError_t run_attention(AttentionPlan plan, const Hardware& hardware, void* wo
   AttentionParams& p = plan.params;
   if (p.total_q == 0 || p.num_qo_heads == 0 || p.batch == 0) return cudaSuccess;
   if (plan.kernel == AttentionKernel::decode && p.num_splits == 0) {
-    p.mailbox = static_cast<char*>(mailbox);
-    p.own = static_cast<char*>(workspace);
+    p.join_through(mailbox, workspace);
     return launch_main(plan, stream);
   }
   if (p.num_splits > 1) {

@@ -19,6 +19,11 @@ inline constexpr int kMaxWorkers = 256;  // of a line
 constexpr int fan_bits(int rows) { return rows <= 8 ? 4 : 2; }
 constexpr int partial_bytes(int rows, int head_dim) { return rows * head_dim * 4 + rows * head_dim / 32 * 8; }
 constexpr int posts_per_worker(int rows) { return 8 / fan_bits(rows); }
+// The turns of decode launches that follow one another (decode_ahead.cuh): how many CTAs w have begun, and the number of the last
+// one that has started all its copies; level between launches.
+struct DecodeTurns {
+  unsigned begun[kMaxWorkers], read[kMaxWorkers];
+};
 inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
 
 struct AttentionParams {
@@ -51,8 +56,9 @@ struct AttentionParams {
   float* part_lse;   // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
 
-  // Decode by stream-K: CTAs of the grid, their posts, and a partial of its own for each.
+  // Decode by stream-K: CTAs of the grid, their turns and posts, and a partial of its own for each.
   int slots;
+  DecodeTurns* turns;
   char *mailbox, *own;
   // Planning's divisions, made here: workers and items of a line that is long enough for all CTAs and whose items, so many, are
   // of one length (stream_k_workers).
@@ -62,6 +68,12 @@ struct AttentionParams {
   int box_rows;  // key rows of one bulk tensor copy
 
   KVASIR_HD bool paged() const { return pages != nullptr; }
+  // Where stream-K joins its partials: a mailbox of AttentionPlan::mailbox bytes, and a workspace.
+  void join_through(void* box, void* workspace) {
+    turns = static_cast<DecodeTurns*>(box);
+    mailbox = reinterpret_cast<char*>(turns + 1);
+    own = static_cast<char*>(workspace);
+  }
 };
 
 // What a kernel may count on: read off the device once.

@@ -140,7 +140,7 @@ void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const Deco
       p.by_even_workers = FastDiv(static_cast<uint32_t>(p.even_workers));
     }
     plan.workspace = static_cast<size_t>(p.slots) * partial_bytes(tile.rows, p.head_dim);
-    plan.mailbox = plan.workspace * posts_per_worker(tile.rows);
+    plan.mailbox = sizeof(DecodeTurns) + plan.workspace * posts_per_worker(tile.rows);
   } else if (p.num_splits > 1) {
     p.part_rows = p.total_q;
     plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);

@@ -15,9 +15,15 @@ struct Request {
   int q_start;           // position of the first query
 };
 
-// An element of a length or page table. Early, before the kernel that may write it has ended, it is read past the L1 cache, which
-// would keep it.
-__device__ __forceinline__ int read_table(const int* at, bool early = false) { return early ? __ldcg(at) : *at; }
+// How an element of a length or page table is read; those who read several number them.
+struct TableRead {
+  __device__ int operator()(const int* at, int = 0) const { return *at; }
+};
+// Before the kernel that may write it has ended, past the L1 cache, which would keep it.
+struct EarlyTableRead {
+  bool early;
+  __device__ int operator()(const int* at, int = 0) const { return early ? __ldcg(at) : *at; }
+};
 
 // What the tables say of a request, as it lies there.
 struct RequestWords {
@@ -26,22 +32,23 @@ struct RequestWords {
   __device__ bool operator==(const RequestWords& o) const {
     return (q0 == o.q0) & (q1 == o.q1) & (kv0 == o.kv0) & (kv1 == o.kv1) & (q_start == o.q_start);
   }
-  // The loads that bring them need not have come before this.
-  __device__ void settle() { asm volatile("" : "+r"(q0), "+r"(q1), "+r"(kv0), "+r"(kv1), "+r"(q_start)); }
 };
+inline constexpr int kRequestWords = 5;
 
-__device__ __forceinline__ RequestWords load_words(const AttentionParams& p, int index, int kv_head, bool early = false) {
+// `read` numbers the words 0..4.
+template <class Read>
+__device__ __forceinline__ RequestWords load_words(const AttentionParams& p, int index, int kv_head, Read read) {
   RequestWords w;
-  if (p.qo_indptr != nullptr) w.q0 = read_table(p.qo_indptr + index, early), w.q1 = read_table(p.qo_indptr + index + 1, early);
+  if (p.qo_indptr != nullptr) w.q0 = read(p.qo_indptr + index, 0), w.q1 = read(p.qo_indptr + index + 1, 1);
   if (p.pages != nullptr) {
     const int row = p.per_head_rows ? index * p.num_kv_heads + kv_head : index;
-    w.kv0 = read_table(p.row_start + row, early);
-    w.kv1 = read_table(p.kv_len + row, early);
+    w.kv0 = read(p.row_start + row, 2);
+    w.kv1 = read(p.kv_len + row, 3);
   } else if (p.kv_indptr != nullptr) {
-    w.kv0 = read_table(p.kv_indptr + index, early);
-    w.kv1 = read_table(p.kv_indptr + index + 1, early);
+    w.kv0 = read(p.kv_indptr + index, 2);
+    w.kv1 = read(p.kv_indptr + index + 1, 3);
   }
-  if (p.q_start != nullptr) w.q_start = read_table(p.q_start + index, early);
+  if (p.q_start != nullptr) w.q_start = read(p.q_start + index, 4);
   return w;
 }
 
@@ -57,8 +64,8 @@ __device__ __forceinline__ Request request_of(const AttentionParams& p, int inde
   return r;
 }
 
-__device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head, bool early = false) {
-  return request_of(p, index, load_words(p, index, kv_head, early));
+__device__ __forceinline__ Request load_request(const AttentionParams& p, int index, int kv_head) {
+  return request_of(p, index, load_words(p, index, kv_head, TableRead{}));
 }
 
 // Keys [begin, end) that some row with a position in [first, last] may see. With explicit entry positions order says nothing.

@@ -21,7 +21,7 @@ struct RaggedSource {
   const char *k, *v;
   int64_t k_token, v_token;
 
-  __device__ void init(const AttentionParams& p, const Request& r, int kv_head, bool = false) {
+  __device__ void init(const AttentionParams& p, const Request& r, int kv_head) {
     k = p.k + r.kv_begin * p.k_token + kv_head * p.k_head;
     v = p.v + r.kv_begin * p.v_token + kv_head * p.v_head;
     k_token = p.k_token;
@@ -37,12 +37,15 @@ struct RaggedSource {
 
 struct PagedSource {
   static constexpr bool kPaged = true;
-  const char *k, *v;  // page slot 0, this head
+  int k, v;  // bytes from a page slot's start to this head
   const int *slots, *starts, *fills;
 
-  __device__ void init(const AttentionParams& p, const Request& r, int kv_head, bool early = false) {
-    k = p.pages + read_table(p.page_offsets + 2 * kv_head, early);
-    v = p.pages + read_table(p.page_offsets + 2 * kv_head + 1, early);
+  __device__ void init(const AttentionParams& p, const Request& r, int kv_head) {
+    init_at(p, r, p.page_offsets[2 * kv_head], p.page_offsets[2 * kv_head + 1]);
+  }
+  __device__ void init_at(const AttentionParams& p, const Request& r, int k_offset, int v_offset) {
+    k = k_offset;
+    v = v_offset;
     slots = p.page_indices + r.kv_begin;
     starts = p.page_start != nullptr ? p.page_start + r.kv_begin : nullptr;
     fills = p.page_len != nullptr ? p.page_len + r.kv_begin : nullptr;
@@ -53,10 +56,10 @@ struct PagedSource {
     return slot * p.page_slot + static_cast<int64_t>(in_page) * row_bytes;
   }
   __device__ const char* k_row(const AttentionParams& p, int slot, int key, int row_bytes) const {
-    return k + in_pool(p, slot, key, row_bytes);
+    return p.pages + k + in_pool(p, slot, key, row_bytes);
   }
   __device__ const char* v_row(const AttentionParams& p, int slot, int key, int row_bytes) const {
-    return v + in_pool(p, slot, key, row_bytes);
+    return p.pages + v + in_pool(p, slot, key, row_bytes);
   }
 };
 

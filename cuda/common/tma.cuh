@@ -83,4 +83,21 @@ __device__ __forceinline__ void tma_load_5d(uint32_t smem, const CUtensorMap* ma
 #endif
 }
 
+// To the L2 cache alone. Data may be changed there until it is loaded.
+__device__ __forceinline__ void tma_prefetch_4d(const CUtensorMap* map, int x, int y, int z, int w) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(x), "r"(y), "r"(z),
+               "r"(w)
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void tma_prefetch_5d(const CUtensorMap* map, int x, int y, int z, int w, int u) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(x), "r"(y), "r"(z),
+               "r"(w), "r"(u)
+               : "memory");
+#endif
+}
+
 }  // namespace kvasir::cuda
