@@ -40,7 +40,7 @@ template <class Shape>
 struct DecodeLayout {
   static constexpr int kQ = Shape::kWarps * Shape::kWarpBytes;
   static constexpr int kBarriers = kQ + (Shape::kQInSmem ? Shape::kRows * Shape::kHeadDim * 2 : 0);
-  static constexpr int kShared = kBarriers + Shape::kWarps * Shape::kHalves * Shape::kStages * 8;
+  static constexpr int kShared = kBarriers + Shape::kWarps * (Shape::kHalves * (Shape::kStages + 1)) * 8;
   static constexpr int kBytes = kShared + static_cast<int>(sizeof(DecodeShared<Shape>));
 };
 
@@ -82,13 +82,6 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
 
   Loader loader;
   loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp, half);
-  const auto sync_halves = [&] {  // the warps that share a unit: all arrive, all wait
-    if constexpr (Shape::kHalves == 1) {
-      __syncwarp();
-    } else {
-      sync_named(1 + warp, Shape::kHalves * 32);
-    }
-  };
   if (t == 0) s.duty.merges = false;
   const auto item_of = [&](const Walk<Shape>& w) {
     const int begin = w.block() * Shape::kRows, group = static_cast<int>(p.group.divisor);
@@ -212,14 +205,14 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
             }
           }
           loader.fence();
-          sync_halves();  // cleared rows are visible
+          loader.meet(lane);  // cleared rows are visible
         }
       }
       if constexpr (kExtra) {
         if (p.k_inv_freq != nullptr) {
           if (half == 0) rotate_keys<T>(p, s.notes, stages + at, warp, stage, lane);
           loader.fence();
-          sync_halves();  // rotated keys are visible
+          loader.meet(lane);  // rotated keys are visible
         }
       }
 

@@ -234,6 +234,7 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
 
   __device__ void wait(int, uint32_t) const { cp_async_wait<Shape::kStages - 2>(); }
   __device__ void drain(int) const { cp_async_wait<0>(); }
+  __device__ void meet(int) const { __syncwarp(); }
   __device__ void fence() const {}
 };
 
@@ -241,15 +242,17 @@ template <class Shape, class Source, bool kExtra>
 struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   static constexpr bool kClears = true;
   using Sw = Swizzle<Shape::kHeadDim>;
+  // For a stage whose unit has landed, for one that the second half has read, and for halves that meet.
+  static constexpr int kBarriers = Shape::kHalves * Shape::kStages + (Shape::kHalves > 1 ? 1 : 0);
   uint32_t stages, barriers;  // this warp's, in shared memory
+  uint32_t met = 0;           // parity of the halves' next meeting
   uint64_t policy;
 
-  // Barriers: a stage's unit has landed; with two halves, the second one has read it. All threads of the CTA arrive and wait
-  // then.
+  // With two halves all threads of the CTA arrive and wait.
   __device__ void init(const AttentionParams&, const DecodeMaps& maps, uint32_t warp_stages, uint32_t all_barriers, int warp,
                        int half) {
     stages = warp_stages;
-    barriers = all_barriers + warp * Shape::kHalves * Shape::kStages * 8;
+    barriers = all_barriers + warp * kBarriers * 8;
     policy = evict_first_policy();
     if (half == 0 && (threadIdx.x & 31) == 0) {
       init_barriers();
@@ -260,6 +263,7 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   }
   __device__ void init_barriers() const {
     for (int i = 0; i < Shape::kHalves * Shape::kStages; ++i) mbarrier_init(barriers + i * 8, 1);
+    if (Shape::kHalves > 1) mbarrier_init(barriers + Shape::kHalves * Shape::kStages * 8, Shape::kHalves);
     fence_async_proxy();
   }
 
@@ -327,13 +331,23 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   __device__ void wait_released(int stage, uint32_t parity) const {
     mbarrier_wait(barriers + (Shape::kStages + stage) * 8, parity);
   }
+  // The warps that share a unit: all arrive, all wait. A barrier in memory, as the tools that look for races follow those.
+  __device__ void meet(int lane) {
+    __syncwarp();
+    if constexpr (Shape::kHalves > 1) {
+      const uint32_t barrier = barriers + Shape::kHalves * Shape::kStages * 8;
+      if (lane == 0) mbarrier_arrive(barrier);
+      mbarrier_wait(barrier, met);
+      met ^= 1;
+    }
+  }
   // Waits for the first so many stages, none of which was waited for yet, and is as new. The whole warp calls it.
   __device__ void drain(int started) const {
     for (int i = 0; i < started; ++i) mbarrier_wait(barriers + i * 8, 0);
     if (started == 0) return;
     __syncwarp();  // all lanes are done with the barriers
     if ((threadIdx.x & 31) == 0) {
-      for (int i = 0; i < Shape::kHalves * Shape::kStages; ++i) mbarrier_inval(barriers + i * 8);
+      for (int i = 0; i < kBarriers; ++i) mbarrier_inval(barriers + i * 8);
       init_barriers();
     }
     __syncwarp();
