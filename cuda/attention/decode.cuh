@@ -40,7 +40,7 @@ template <class Shape>
 struct DecodeLayout {
   static constexpr int kQ = Shape::kWarps * Shape::kWarpBytes;
   static constexpr int kBarriers = kQ + (Shape::kQInSmem ? Shape::kRows * Shape::kHeadDim * 2 : 0);
-  static constexpr int kShared = kBarriers + Shape::kWarps * (Shape::kHalves * (Shape::kStages + 1)) * 8;
+  static constexpr int kShared = kBarriers + Shape::kWarps * Shape::kHalves * Shape::kStages * 8;
   static constexpr int kBytes = kShared + static_cast<int>(sizeof(DecodeShared<Shape>));
 };
 
@@ -82,6 +82,14 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
 
   Loader loader;
   loader.init(p, maps, stages_smem, smem_address(smem + Layout::kBarriers), warp, half);
+  // Those who read what one of them wrote to a unit: the warp, or all threads, for two halves have no barrier of their own.
+  const auto meet = [] {
+    if constexpr (Shape::kHalves == 1) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  };
   if (t == 0) s.duty.merges = false;
   const auto item_of = [&](const Walk<Shape>& w) {
     const int begin = w.block() * Shape::kRows, group = static_cast<int>(p.group.divisor);
@@ -194,7 +202,9 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
                        (!p.causal || (unit + 1) * kKeys - 1 <= first_position) &&
                        (p.window_left < 0 || unit * kKeys >= last_position - p.window_left);
       if constexpr (Loader::kClears) {  // what lies behind the last key must not meet a zero probability
-        if (kExtra ? p.page_len != nullptr || (unit + 1) * kKeys > request.kv_len : (unit + 1) * kKeys > request.kv_len) {
+        const int end =
+            Shape::kHalves == 1 ? (unit + 1) * kKeys : (walk.first_tile() + i + 1) * Shape::kTileKeys;  // of those who meet
+        if (end > request.kv_len || (kExtra && p.page_len != nullptr)) {
           for (int x = lane; x < kKeys * Sw::kChunks && half == 0; x += 32) {
             const int row = x / Sw::kChunks, g = row / kPageGroup;
             const int fill = kExtra ? s.notes.fill[warp][stage][g] : request.kv_len - unit * kKeys - g * kPageGroup;
@@ -205,14 +215,14 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
             }
           }
           loader.fence();
-          loader.meet(lane);  // cleared rows are visible
+          meet();  // cleared rows are visible
         }
       }
       if constexpr (kExtra) {
         if (p.k_inv_freq != nullptr) {
           if (half == 0) rotate_keys<T>(p, s.notes, stages + at, warp, stage, lane);
           loader.fence();
-          loader.meet(lane);  // rotated keys are visible
+          meet();  // rotated keys are visible
         }
       }
 
@@ -349,12 +359,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
 
     constexpr int kPieces = kD / 4;
     if (count > 0) {
-      // The stage read last, which takes the state, is done with: by the warp, or by all, who are about to meet anyway.
-      if constexpr (Shape::kHalves > 1) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
+      meet();  // the stage read last, which takes the state, is done with
       float* const mine = reinterpret_cast<float*>(stages + read * Shape::kStageBytes);
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n)

@@ -234,7 +234,6 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
 
   __device__ void wait(int, uint32_t) const { cp_async_wait<Shape::kStages - 2>(); }
   __device__ void drain(int) const { cp_async_wait<0>(); }
-  __device__ void meet(int) const { __syncwarp(); }
   __device__ void fence() const {}
 };
 
@@ -242,10 +241,8 @@ template <class Shape, class Source, bool kExtra>
 struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   static constexpr bool kClears = true;
   using Sw = Swizzle<Shape::kHeadDim>;
-  // For a stage whose unit has landed, for one that the second half has read, and for halves that meet.
-  static constexpr int kBarriers = Shape::kHalves * Shape::kStages + (Shape::kHalves > 1 ? 1 : 0);
-  uint32_t stages, barriers;  // this warp's, in shared memory
-  uint32_t met = 0;           // parity of the halves' next meeting
+  static constexpr int kBarriers = Shape::kHalves * Shape::kStages;  // a stage's unit has landed; the second half has read it
+  uint32_t stages, barriers;                                         // this warp's, in shared memory
   uint64_t policy;
 
   // With two halves all threads of the CTA arrive and wait.
@@ -262,8 +259,7 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
     __syncwarp();
   }
   __device__ void init_barriers() const {
-    for (int i = 0; i < Shape::kHalves * Shape::kStages; ++i) mbarrier_init(barriers + i * 8, 1);
-    if (Shape::kHalves > 1) mbarrier_init(barriers + Shape::kHalves * Shape::kStages * 8, Shape::kHalves);
+    for (int i = 0; i < kBarriers; ++i) mbarrier_init(barriers + i * 8, 1);
     fence_async_proxy();
   }
 
@@ -330,16 +326,6 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
   __device__ void release(int stage) const { mbarrier_arrive(barriers + (Shape::kStages + stage) * 8); }
   __device__ void wait_released(int stage, uint32_t parity) const {
     mbarrier_wait(barriers + (Shape::kStages + stage) * 8, parity);
-  }
-  // The warps that share a unit: all arrive, all wait. A barrier in memory, as the tools that look for races follow those.
-  __device__ void meet(int lane) {
-    __syncwarp();
-    if constexpr (Shape::kHalves > 1) {
-      const uint32_t barrier = barriers + Shape::kHalves * Shape::kStages * 8;
-      if (lane == 0) mbarrier_arrive(barrier);
-      mbarrier_wait(barrier, met);
-      met ^= 1;
-    }
   }
   // Waits for the first so many stages, none of which was waited for yet, and is as new. The whole warp calls it.
   __device__ void drain(int started) const {
