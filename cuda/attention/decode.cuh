@@ -125,9 +125,9 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     }
     loader.walk = walk;
     const auto tables = loader.enter_piece(p, warp, lane, EarlyTableRead{early});
-    const int unit = loader.unit, units = loader.rest, to_l2 = early ? min(units, units_ahead(work.left)) : 0;
+    const int unit = loader.unit, units = loader.rest, to_l2 = early ? min(units, kUnitsAhead) : 0;
     if (early) {
-      if (t == 0) loader.turn.take(p, blockIdx.x);
+      if (t == 0) loader.turn.take(p, blockIdx.x, work.left);
       __syncthreads();  // all threads: the turn has come
     }
     int started = 0;
@@ -136,13 +136,16 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
       if (early && i == 0) {
         if (half == 0) loader.rewind(to_l2);
         wait_for_previous_kernel();
+      }
+      if (half == 0) started += loader.start(p, maps, s.notes, max(i, 0), warp, lane, i < 0) & (i >= 0);
+      // Behind the first copy, which need not wait for it, but not behind all: the memory answers in order.
+      if (early && i == 0) {
         const CopiedTable<kLookStride> copy = {stages_smem + look_at};
         entry_words(p, entry, copy);
         loader.look_up(p, walk.request, loader.kv_head, unit, units, lane, copy.behind(kRequestWords));
         if (units > 0) q.copy(p, item_of(walk), stages_smem + q_at, first_row);
         cp_async_commit();
       }
-      if (half == 0) started += loader.start(p, maps, s.notes, max(i, 0), warp, lane, i < 0) & (i >= 0);
     }
     if (!early) {
       if (units > 0) q.load(p, item_of(walk), smem + Layout::kQ, first_row);

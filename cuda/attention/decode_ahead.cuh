@@ -4,7 +4,8 @@
 // Reading ahead must not slow the kernel before. If that is a decode launch, the memory has nothing to do from the time when its
 // last copy arrives until partials are merged, the kernel has ended and the next one's first copies are on their way, several
 // microseconds. So CTA w of each launch through a mailbox counts itself in, and tells when it has started its last copy; CTA w of
-// the next launch waits for that. No launch leaves its number untold, whatever its work. Other kernels are not waited for.
+// the next launch waits for that where its run is short: such lines leave multiprocessors idle, on which the next launch is long
+// before its time. No launch leaves its number untold, whatever its work. Other kernels are not waited for.
 #pragma once
 #include "../common/dependent_launch.cuh"
 #include "../common/mma.cuh"
@@ -12,25 +13,24 @@
 
 namespace kvasir::cuda {
 
-// Units that a warp brings to the L2 cache for a run of so many tiles. Short runs leave multiprocessors idle, whose reading is
-// early enough to be in the way of the last kernel's merging; at the end of long ones those that are done first have time.
-__device__ __forceinline__ int units_ahead(int tiles) { return tiles >= 32 ? 3 : 1; }
+inline constexpr int kUnitsAhead = 1;  // that a warp brings to the L2 cache; more are in the way of what is being read
 
 // The turn of a CTA among the launches of its mailbox, kept by one of its threads.
 struct DecodeTurn {
   unsigned* told = nullptr;  // null: not taken, or another thread's
   unsigned number = 0;
 
-  // Takes the next number, lets the next kernel start, whose CTA has the number behind, and returns when the one before has told.
-  __device__ void take(const AttentionParams& p, int worker) {
+  // Takes the next number and lets the next kernel start, whose CTA has the number behind; then, for a short run of tiles,
+  // returns when the CTA before has told.
+  __device__ void take(const AttentionParams& p, int worker, int tiles) {
     constexpr unsigned kNever = 0x7fffffff;  // a condition, so that the number is taken before; it holds all but once in 2^32
-    constexpr int kPatience = 1 << 16;       // it is advice, not order
+    constexpr int kShort = 32, kPatience = 1 << 16;  // it is advice, not order
     unsigned before, now;
     asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p.turns->begun + worker) : "memory");
     if (before != kNever) release_dependents();
     told = p.turns->read + worker;
     number = before + 1;
-    for (int i = 0; i < kPatience; ++i) {
+    for (int i = tiles < kShort ? 0 : kPatience; i < kPatience; ++i) {
       asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(told) : "memory");
       if (now == before) break;
     }

@@ -278,8 +278,8 @@ struct TmaLoader : UnitFeed<Shape, Source, kExtra> {
     if (lane == 0) {
       const uint32_t barrier = barriers + stage * 8, to = stages + stage * Shape::kStageBytes;
       const int key = this->unit * Shape::kKeys;
-      if (!to_l2)
-        mbarrier_expect(barrier, (whole && groups > 0 ? Shape::kGroups : groups) * (Shape::kStageBytes / Shape::kGroups));
+      if (whole && groups > 0) groups = Shape::kGroups;  // rows past the end come too, but no unit of them alone
+      if (!to_l2) mbarrier_expect(barrier, groups * (Shape::kStageBytes / Shape::kGroups));
       if (whole) {
         if (groups > 0) copy_box(p, maps, barrier, to, key, 0, slots[0], to_l2);
       } else {
