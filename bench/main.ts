@@ -1,6 +1,4 @@
-/** `kvasir bench [suite ...] [--device cpu|cuda] [--json]`: runs suites, prints a table, and writes bench/results/<device>/<suite>.json.
- * attention_decode also takes `--only text`, for the cells whose name contains the text, and `--no-peers`, which leaves PyTorch out;
- * either is a part of a run and writes no file. */
+/** `kvasir bench`: runs suites, prints a table, and writes bench/results/<device>/<suite>.json. */
 import { parseArgs } from "node:util";
 import { type Device, openDevice } from "../lib/index.js";
 import { measureCeilings } from "./ceilings.js";
@@ -42,6 +40,14 @@ type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
 const selective: readonly SuiteName[] = ["attention_decode"];
 
+const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suites).join(", ")}; all by default)
+
+  --device D       cpu, cuda or cuda:<index>; default the best usable one
+  --json           print the results as JSON, too
+  --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
+  --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
+`;
+
 export function rowText(row: Row): string {
   return [
     `${row.op} ${row.variant}`.padEnd(28),
@@ -77,8 +83,13 @@ export async function runBench(args: readonly string[]): Promise<number> {
       json: { type: "boolean", default: false },
       only: { type: "string" },
       "no-peers": { type: "boolean", default: false },
+      help: { type: "boolean", short: "h" },
     },
   });
+  if (values.help) {
+    process.stdout.write(help);
+    return 0;
+  }
   const names = (positionals.length > 0 ? positionals : Object.keys(suites)) as SuiteName[];
   const unknown = names.find((name) => !(name in suites));
   if (unknown !== undefined) {

@@ -1,6 +1,5 @@
-/** `kvasir report [file.json ...] [--out report.html]`: result files as one offline HTML page: roofline, bandwidth against context
- * length, every row as a table. */
-import { readdirSync, writeFileSync } from "node:fs";
+/** `kvasir report`: result files as one offline HTML page: roofline, bandwidth against context length, every row as a table. */
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import {
@@ -19,6 +18,11 @@ import {
   wantedText,
 } from "./results.js";
 import { type Series, escapeText, lineChart } from "./svg.js";
+
+const help = `usage: kvasir report [options] [FILE.json ...]      (all files below bench/results by default)
+
+  --out FILE       the HTML page; default report.html
+`;
 
 /** Every suite file below bench/results. */
 function findResults(folder: string): string[] {
@@ -178,9 +182,18 @@ export function runReport(args: readonly string[]): number {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { out: { type: "string", default: "report.html" } },
+    options: { out: { type: "string", default: "report.html" }, help: { type: "boolean", short: "h" } },
   });
+  if (values.help) {
+    process.stdout.write(help);
+    return 0;
+  }
   const files = positionals.length > 0 ? positionals : findResults(resultsFolder());
+  const missing = files.find((file) => !existsSync(file));
+  if (missing !== undefined) {
+    process.stderr.write(`no result file "${missing}"; \`kvasir bench\` writes them below bench/results\n`);
+    return 2;
+  }
   const results = files.map(loadResult).filter(isSuite);
   if (results.length === 0) {
     process.stderr.write("no result files; run `kvasir bench` first, or name some\n");

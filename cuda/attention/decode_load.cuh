@@ -197,8 +197,7 @@ struct CpAsyncLoader : UnitFeed<Shape, Source, kExtra> {
   }
 
   __device__ bool start(const AttentionParams& p, const DecodeMaps&, UnitNotes<Shape>& notes, int stage, int warp, int lane,
-                        bool to_l2 = false) {
-    if (to_l2) return false;
+                        bool = false) {
     const bool some = this->ready(p, warp, lane);
     if (some) {
       constexpr int kPassRows = 32 / Sw::kChunks;

@@ -1,7 +1,7 @@
 // Programmatic dependent launch (sm_90): a kernel launched with the attribute is set up, and may start, while the one before it
-// drains. The rules here: every CTA of a dependent waits, before it writes anything and before it trusts what it reads. Then a
-// kernel may release its own dependents at once: they wait for its end, and so for all ends before. Elsewhere both calls do
-// nothing.
+// drains. The rules here: every CTA of a dependent waits, before it writes anything but advice (attention/decode_ahead.cuh) and
+// before it trusts what it reads. Then a kernel may release its own dependents at once: they wait for its end, and so for all
+// ends before. Elsewhere both calls do nothing.
 #pragma once
 #include <cuda_runtime.h>
 

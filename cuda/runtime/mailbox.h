@@ -1,8 +1,7 @@
 // Mailboxes: device memory through which the CTAs of a launch hand each other partial results (attention/decode_join.cuh), and
-// launches take turns (attention/decode_ahead.cuh). It is filled with ones when it is allocated; kernels leave it as they found
-// it, but for turns, which are level. A stream has one for its
-// own launches and a program one for its nodes, for launches of one stream follow one another and a program's are none of the
-// stream's that recorded it.
+// launches take turns (attention/decode_ahead.cuh). A mailbox is filled with ones when it is allocated, and kernels leave it as
+// they found it, but for turns, which are level. A stream has one for its own launches and a program one for its nodes, for
+// launches of one stream follow one another and a program's are none of the stream's that recorded it.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,5 +1,7 @@
 /** The commands, on every backend: what they print, and what they say when asked wrongly. */
 import { afterEach, beforeEach, describe, expect, type MockInstance, test, vi } from "vitest";
+import { runBench } from "../../bench/main.js";
+import { runReport } from "../../bench/report.js";
 import { demo } from "../../lib/cli/demo.js";
 import { doctor } from "../../lib/cli/doctor.js";
 import { evaluate } from "../../lib/cli/eval.js";
@@ -23,6 +25,18 @@ test("doctor names the layers, and the backend that is taken", async () => {
   );
   expect(["cpu", "cuda"]).toContain(report.best);
   expect(report.advice).toMatch(/\.$/);
+});
+
+test.each([
+  ["doctor", doctor],
+  ["generate", generateCommand],
+  ["demo", demo],
+  ["eval", evaluate],
+  ["bench", runBench],
+  ["report", runReport],
+])("%s --help tells the options", async (name, command) => {
+  expect(await command(["--help"])).toBe(0);
+  expect(printed().startsWith(`usage: kvasir ${name} `)).toBe(true);
 });
 
 eachBackend(({ backend }) => {
@@ -75,6 +89,13 @@ describe("wrong usage", () => {
     [["--device", "gpu"], /kind is "gpu", expected "cpu", "cuda"/],
   ])("demo %j", async (args, message) => {
     await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [message], demo(["--device", "cpu", ...args]));
+  });
+
+  test("report of a file that is not there", () => {
+    const stderr = vi.spyOn(process.stderr, "write").mockReturnValue(true);
+    expect(runReport(["none.json"])).toBe(2);
+    expect(stderr.mock.calls.map(([text]) => String(text)).join("")).toMatch(/^no result file "none\.json"; .*\n$/);
+    stderr.mockRestore();
   });
 
   test("demo with an option that does not exist", async () => {
