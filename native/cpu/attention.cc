@@ -1,23 +1,24 @@
-// Attention on the CPU: cuts a call into units, and those into tasks (attention_plan.h), runs them on the pool, then folds the
-// partials.
+// Attention on the CPU: cuts a call into units, and those into tasks (attention_plan.h), and runs them on the pool; who runs a
+// unit's last task folds its partials.
 //
-// The schedule is stream-K's (core/stream_k.h): the key tiles of all units form one line, and workers get equal runs of it. There
-// are several workers a thread, taken up one by one, because the cores of a shared host are not equally fast; what a worker does
-// depends on lengths and the number of threads alone. batch_invariant: sums are folded at multiples of kFixedSplit keys whether
-// or not the splits run apart, so the bits of a row depend on its own request alone.
+// As in stream-K (core/stream_k.h) the key tiles of all units form one line that is cut into runs, whatever the batch looks like.
+// The cores of a shared host differ in speed, by a factor of two at times, so that runs are not equal: threads take them up one
+// by one, and they get shorter by halves towards the end of the line (factoring: Flynn Hummel, Schonberg and Flynn 1992). Where
+// they are cut depends on lengths and the number of threads alone. batch_invariant: sums are folded at multiples of kFixedSplit
+// keys whether or not the splits run apart, so the bits of a row depend on its own request alone.
 #include "attention_plan.h"
 
 #include <algorithm>
+#include <atomic>
 
-#include "../core/stream_k.h"
 #include "ops.h"
 #include "simd_x86.h"
 
 namespace kvasir::cpu {
 namespace {
 
-constexpr int kWorkersPerThread = 8;
-constexpr int kShortestRun = 8;                      // tiles; shorter ones cost more in folding than they gain
+constexpr int kRunsPerThread = 6;                    // each half as long as the one before
+constexpr int kShortestRun = 4;                      // tiles; shorter ones cost more in folding than they gain
 constexpr int64_t kPartsBudget = int64_t{64} << 20;  // bytes of partials that asked-for or fixed splits may take
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -33,7 +34,26 @@ AttentionKernel kernel_for(Isa isa, int32_t dtype) {
   return attention_kernel_portable(dtype);
 }
 
-int stream_workers(int threads) { return threads > 1 ? kWorkersPerThread * threads : 1; }
+int most_runs(int threads) { return threads > 1 ? kRunsPerThread * threads : 1; }
+
+// The line of tiles while it is cut into runs, at most most_runs(threads) of them.
+struct Line {
+  const int64_t total;
+  const int threads;
+  int64_t tile = 0, run_end = 0;  // the next tile to give out, and where the run that it falls into ends
+  int64_t length = 0;
+  int count = 0;
+
+  // Begins a run at `tile`.
+  void begin_run() {
+    if (count % threads == 0) {  // a round: a run for each thread
+      const bool last = threads == 1 || count == (kRunsPerThread - 1) * threads;
+      length = std::max<int64_t>(kShortestRun, ceil_div(total - tile, last ? threads : 2 * threads));
+    }
+    ++count;
+    run_end = std::min(total, tile + length);
+  }
+};
 
 // How the workspace is divided; depends on shapes and scalars only.
 struct Layout {
@@ -46,7 +66,7 @@ struct Layout {
     max_units = problem.num_kv_heads * (rows / kRowTile + problem.batch);
     part_stride = part_floats(std::min<int64_t>(rows, kRowTile), problem.head_dim);
     const int64_t budget = part_stride > 0 ? kPartsBudget / (part_stride * 4) : 0;
-    max_parts = threads > 1 ? 2 * stream_workers(threads) : 0;  // a run holds at most two pieces of units
+    max_parts = threads > 1 ? 2 * most_runs(threads) : 0;  // a run holds at most two pieces of units
     if (args.batch_invariant) {
       const int64_t keys = problem.paged ? args.page_indices.shape[0] * problem.page_size : args.k.shape[0];
       max_parts = threads > 1 ? std::min(budget, problem.num_kv_heads * (keys / kFixedSplit + max_units)) : 0;
@@ -74,7 +94,7 @@ void each_unit(const AttentionProblem& problem, const Visit& visit) {
     for (int64_t kv_head = 0; kv_head < problem.num_kv_heads; ++kv_head) {
       const KeyRow keys = problem.keys(b, kv_head);
       for (int64_t first = (ceil_div(rows, kRowTile) - 1) * kRowTile; first >= 0; first -= kRowTile) {
-        const AttentionTask unit = {b, kv_head, first, std::min<int64_t>(kRowTile, rows - first), 0, 0, -1};
+        const AttentionTask unit = {b, kv_head, first, std::min<int64_t>(kRowTile, rows - first), 0, 0};
         int64_t begin = 0, end = keys.length;
         if (!present(problem.args.page_start)) {  // slots are positions
           begin = std::max<int64_t>(0, problem.visible(b, first / problem.group, keys).first);
@@ -98,13 +118,12 @@ struct Plan {
         runs(reinterpret_cast<int64_t*>(static_cast<char*>(workspace) + layout.runs_at)),
         units(reinterpret_cast<AttentionUnit*>(static_cast<char*>(workspace) + layout.units_at)) {
     const kvasir_attention_args& args = problem.args;
-    int64_t total = 0, count = 0, longest = 1;
+    int64_t total = 0, count = 0;
     each_unit(problem, [&](const AttentionTask&, TileRange tiles, int64_t) {
-      const int64_t length = std::max<int64_t>(1, tiles.end - tiles.begin);
-      total += length, longest = std::max(longest, length), ++count;
+      total += std::max<int64_t>(1, tiles.end - tiles.begin), ++count;
     });
     if (args.batch_invariant || args.num_splits > 0) {
-      const bool apart = !args.batch_invariant || count < stream_workers(threads);
+      const bool apart = !args.batch_invariant || count < most_runs(threads);
       const int64_t max_parts = apart ? layout.max_parts : 0;
       each_unit(problem, [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) {
         // Fixed splits start at multiples of their length.
@@ -115,11 +134,9 @@ struct Plan {
         add_splits(unit, tiles, end_key, tiles.begin, split, max_parts);
       });
     } else {
-      const int workers = stream_k_workers(total, count, longest, stream_workers(threads), kShortestRun);
-      int64_t tile = 0;
+      Line line = {total, threads};
       each_unit(problem, [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) {
-        add_to_line(unit, tiles, end_key, total, workers, tile);
-        tile += std::max<int64_t>(1, tiles.end - tiles.begin);
+        add_from_line(unit, tiles, end_key, line);
       });
     }
     runs[num_runs] = num_tasks;
@@ -131,12 +148,14 @@ struct Plan {
     task.first_key = begin * kKeyTile;
     task.end_key = std::max(task.first_key, std::min(end * kKeyTile, end_key));
     task.part = part;
+    task.unit = num_units;
     tasks[num_tasks++] = task;
   }
 
   // Notes that the parts from `first` on are those of one unit.
   void add_unit(const AttentionTask& unit, int64_t first) {
-    units[num_units++] = {unit.request, unit.kv_head, unit.first_row, unit.rows, first, num_parts - first};
+    const int64_t count = num_parts - first;
+    units[num_units++] = {unit.request, unit.kv_head, unit.first_row, unit.rows, first, count, count};
   }
 
   // Cuts a unit at origin + i * split, a run for each part, unless that takes more parts than there is room for.
@@ -154,17 +173,19 @@ struct Plan {
     add_unit(unit, first_part);
   }
 
-  // Cuts a unit that begins at `tile` of the line where runs end.
-  void add_to_line(const AttentionTask& unit, TileRange tiles, int64_t end_key, int64_t total, int workers, int64_t tile) {
-    const int64_t last = tile + std::max<int64_t>(1, tiles.end - tiles.begin), first_part = num_parts;
-    const int64_t shift = tiles.begin - tile;
-    for (int64_t at = tile; at < last;) {
-      const TileRun run = stream_k_run(total, workers, stream_k_owner(total, workers, at));
-      if (at == run.begin) runs[num_runs++] = num_tasks;
-      const int64_t end = std::min(run.end, last);
-      const bool whole = at == tile && end == last;
-      add_task(unit, at + shift, end + shift, end_key, whole ? -1 : num_parts++);
-      at = end;
+  // Cuts a unit, the next of the line, where runs end.
+  void add_from_line(const AttentionTask& unit, TileRange tiles, int64_t end_key, Line& line) {
+    const int64_t first = line.tile, last = first + std::max<int64_t>(1, tiles.end - tiles.begin), first_part = num_parts;
+    const int64_t shift = tiles.begin - first;
+    while (line.tile < last) {
+      if (line.tile == line.run_end) {
+        runs[num_runs++] = num_tasks;
+        line.begin_run();
+      }
+      const int64_t begin = line.tile, end = std::min(line.run_end, last);
+      const bool whole = begin == first && end == last;
+      add_task(unit, begin + shift, end + shift, end_key, whole ? -1 : num_parts++);
+      line.tile = end;
     }
     if (num_parts > first_part) add_unit(unit, first_part);
   }
@@ -187,11 +208,13 @@ void attention(Context& context, const kvasir_attention_args& args) {
   const size_t scratch = kernel.scratch_bytes(problem);
   context.pool.parallel_for(plan.num_runs, [&](int64_t index, int thread) {
     void* own = context.pool.scratch(thread, scratch);
-    for (int64_t i = plan.runs[index]; i < plan.runs[index + 1]; ++i) kernel.task(run, plan.tasks[i], own);
-  });
-  if (plan.num_units == 0) return;
-  context.pool.parallel_for(plan.num_units, [&](int64_t index, int thread) {
-    kernel.combine(run, plan.units[index], context.pool.scratch(thread, scratch));
+    for (int64_t i = plan.runs[index]; i < plan.runs[index + 1]; ++i) {
+      const AttentionTask& task = plan.tasks[i];
+      kernel.task(run, task, own);
+      if (task.part < 0) continue;
+      AttentionUnit& unit = plan.units[task.unit];
+      if (std::atomic_ref(unit.missing).fetch_sub(1, std::memory_order_acq_rel) == 1) kernel.combine(run, unit, own);
+    }
   });
 }
 

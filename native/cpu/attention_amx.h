@@ -7,14 +7,17 @@
 //                left operand is full with kAmxRows of them.
 // Sums are f32. The instruction takes subnormal numbers for zero, and an infinite or NaN element of V makes its pair NaN as well.
 // Products are as long as loads of tiles: prefetches are handed out beside them (attention_stream.h).
+//
+// What bounds a unit of few rows is the number of lines that a core can wait for: one is taken while a prefetch brings a line to
+// L2, and again, for shorter, while a load of a tile brings it to L1. Hence tileloaddt1, and no second pass over a tile.
 #pragma once
 #include "attention_stream.h"
 #include "attention_tile.h"
 
 namespace kvasir::cpu::KVASIR_SIMD_NAMESPACE {
 
-// Units of fewer rows are left to dot products (attention_stream.h), which come as near to the speed of memory or nearer.
-constexpr int kFewestAmxRows = 5;
+// Units of fewer rows are left to dot products (attention_stream.h), which come as near to the speed of memory.
+constexpr int kFewestAmxRows = 3;
 
 // Elements and instruction sets that have no tiles.
 template <class T>
@@ -48,6 +51,11 @@ KVASIR_INLINE void amx_zero() {
 template <int kTile>
 KVASIR_INLINE void amx_load(const void* from, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
+}
+// The same for what is read once: it need not stay in L1.
+template <int kTile>
+KVASIR_INLINE void amx_stream(const void* from, int64_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
 }
 template <int kTile>
 KVASIR_INLINE void amx_store(void* to, int64_t stride) {
@@ -207,14 +215,22 @@ struct AmxTiles<bf16_t> {
   }
 
   template <int kSum>
-  static void multiply_key_stripe(const Stripe& k, int64_t panel, Prefetch<bf16_t>& next) {
-    amx_load<5>(k.first + panel * kPanel, k.stride);
+  void multiply_key_stripe(const Stripe& k, int64_t panel, Prefetch<bf16_t>& next) const {
+    if (columns == 1) {
+      amx_stream<5>(k.first + panel * kPanel, k.stride);
+    } else {
+      amx_load<5>(k.first + panel * kPanel, k.stride);
+    }
     amx_multiply<kSum, 5, 4>();
     share(next);
   }
   template <int kLeft>
-  static void multiply_value_stripe(const Stripe& v, int64_t panel, Prefetch<bf16_t>& next) {
-    amx_load<5>(v.first + panel * kPanel, v.stride);
+  void multiply_value_stripe(const Stripe& v, int64_t panel, Prefetch<bf16_t>& next) const {
+    if (blocks == 1) {
+      amx_stream<5>(v.first + panel * kPanel, v.stride);
+    } else {
+      amx_load<5>(v.first + panel * kPanel, v.stride);
+    }
     amx_multiply<4, kLeft, 5>();
     share(next);
   }

@@ -239,12 +239,13 @@ struct TaskRunner {
 
   void execute() const {
     load_rows();
-    clear(s.running);
-    if (run.fold_every > 0) clear(s.folded);
     const Visible any = {s.visible[0].first, s.visible[task.rows - 1].last};
     const TileProducer<T> producer{problem, row, task.kv_head, any, s.zeros};
     int current = 0;
     producer.fill(s.tiles[0], task.first_key, task.end_key);
+    if (stream) Prefetch<T>(s.tiles[0], dim, 1).rest();
+    clear(s.running);
+    if (run.fold_every > 0) clear(s.folded);
     for (int64_t slot = task.first_key; slot < task.end_key; slot += kKeyTile) {
       if (run.fold_every > 0 && slot > task.first_key && slot % run.fold_every == 0) fold_running();
       KeyTile<T>& tile = s.tiles[current];

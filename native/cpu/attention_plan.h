@@ -3,7 +3,7 @@
 //
 // A unit is one tile of query rows of one (request, kv head): the group's heads are packed into rows, row r = query * group +
 // head in group. A task is a unit over a range of keys. A unit cut into several tasks leaves unnormalised partials, folded in key
-// order afterwards.
+// order when the last is there.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,13 +23,15 @@ struct AttentionTask {
   int64_t first_row;  // packed row of the unit's first
   int64_t rows;
   int64_t first_key, end_key;  // slots; first_key is a multiple of kKeyTile
-  int64_t part;                // where the partial goes; -1: the task is the whole unit and writes the output
+  int64_t part = -1;           // where the partial goes; -1: the task is the whole unit and writes the output
+  int64_t unit = -1;           // of the partial
 };
 
-// The parts [first, first + count) of one unit.
+// The parts [first_part, first_part + count) of one unit.
 struct AttentionUnit {
   int64_t request, kv_head, first_row, rows;
   int64_t first_part, count;
+  int64_t missing;  // parts that are not there yet: an atomic counter
 };
 
 // Floats of one partial: per row an accumulator of `dim_pad` and the running max and sum.
