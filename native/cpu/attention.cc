@@ -2,10 +2,10 @@
 // unit's last task folds its partials.
 //
 // As in stream-K (core/stream_k.h) the key tiles of all units form one line that is cut into runs, whatever the batch looks like.
-// The cores of a shared host differ in speed, by a factor of two at times, so that runs are not equal: threads take them up one
-// by one, and they get shorter by halves towards the end of the line (factoring: Flynn Hummel, Schonberg and Flynn 1992). Where
-// they are cut depends on lengths and the number of threads alone. batch_invariant: sums are folded at multiples of kFixedSplit
-// keys whether or not the splits run apart, so the bits of a row depend on its own request alone.
+// The cores of a shared host are not equally fast, so that runs are not equally long: threads take them up one by one, and they
+// get shorter by halves towards the end of the line (factoring: Flynn Hummel, Schonberg and Flynn 1992). Where they are cut
+// depends on lengths and the number of threads alone. batch_invariant: sums are folded at multiples of kFixedSplit keys whether
+// or not the splits run apart, so the bits of a row depend on its own request alone.
 #include "attention_plan.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@
 namespace kvasir::cpu {
 namespace {
 
-constexpr int kRunsPerThread = 6;                    // each half as long as the one before
+constexpr int kRunsPerThread = 6;                    // each half as long as the one before, but for the last
 constexpr int kShortestRun = 4;                      // tiles; shorter ones cost more in folding than they gain
 constexpr int64_t kPartsBudget = int64_t{64} << 20;  // bytes of partials that asked-for or fixed splits may take
 

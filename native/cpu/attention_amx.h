@@ -9,7 +9,7 @@
 // Products are as long as loads of tiles: prefetches are handed out beside them (attention_stream.h).
 //
 // What bounds a unit of few rows is the number of lines that a core can wait for: one is taken while a prefetch brings a line to
-// L2, and again, for shorter, while a load of a tile brings it to L1. Hence tileloaddt1, and no second pass over a tile.
+// L2, and again, for shorter, while a load of a tile brings it to L1. Hence tileloaddt1 where a tile is read once.
 #pragma once
 #include "attention_stream.h"
 #include "attention_tile.h"
@@ -52,7 +52,7 @@ template <int kTile>
 KVASIR_INLINE void amx_load(const void* from, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
 }
-// The same for what is read once: it need not stay in L1.
+// The same, but what is read need not stay in L1.
 template <int kTile>
 KVASIR_INLINE void amx_stream(const void* from, int64_t stride) {
   asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
@@ -214,23 +214,23 @@ struct AmxTiles<bf16_t> {
     return {staged + j * dim, dim * static_cast<int64_t>(sizeof(bf16_t))};
   }
 
+  static void load_panel(const Stripe& x, int64_t panel, bool read_once) {
+    const bf16_t* from = x.first + panel * kPanel;
+    if (read_once) {
+      amx_stream<5>(from, x.stride);
+    } else {
+      amx_load<5>(from, x.stride);
+    }
+  }
   template <int kSum>
   void multiply_key_stripe(const Stripe& k, int64_t panel, Prefetch<bf16_t>& next) const {
-    if (columns == 1) {
-      amx_stream<5>(k.first + panel * kPanel, k.stride);
-    } else {
-      amx_load<5>(k.first + panel * kPanel, k.stride);
-    }
+    load_panel(k, panel, columns == 1);
     amx_multiply<kSum, 5, 4>();
     share(next);
   }
   template <int kLeft>
   void multiply_value_stripe(const Stripe& v, int64_t panel, Prefetch<bf16_t>& next) const {
-    if (blocks == 1) {
-      amx_stream<5>(v.first + panel * kPanel, v.stride);
-    } else {
-      amx_load<5>(v.first + panel * kPanel, v.stride);
-    }
+    load_panel(v, panel, blocks == 1);
     amx_multiply<4, kLeft, 5>();
     share(next);
   }
