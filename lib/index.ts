@@ -46,6 +46,7 @@ export { type RmsNormArgs, rmsNorm } from "./ops/rms_norm.js";
 export { type RopeArgs, rope } from "./ops/rope.js";
 export { type SampleArgs, sample } from "./ops/sample.js";
 export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
+export { PAGE_KEY_WORDS, pageKeys, pageKeysSync, rootKey, type RootKeyOptions } from "./page_keys.js";
 export type { Program } from "./program.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";

@@ -42,6 +42,8 @@ class Completions {
 
   // Settles a fresh promise once the stream passed everything enqueued so far. `completion` says what else belongs to it.
   napi_value promise(Stream& stream, std::unique_ptr<Completion> completion);
+  // A fresh promise of work that belongs to no stream: whoever does the work posts the completion.
+  napi_value promise(Completion& completion);
   // From any thread.
   void post(std::unique_ptr<Completion> completion);
   // The environment goes down: nothing is settled any more.
