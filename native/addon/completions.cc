@@ -110,6 +110,7 @@ void Completions::settle(Completion& completion) {
     napi_get_reference_value(env_, completion.array, &value);
     napi_delete_reference(env_, completion.array);
   }
+  if (completion.pinned != nullptr) napi_delete_reference(env_, completion.pinned);
   if (!completion.gives_array) napi_get_undefined(env_, &value);
   const bool lost = completion.device != nullptr && (completion.status == KVASIR_DEVICE_LOST || completion.device->lost());
   if (completion.status == KVASIR_OK && completion.fence != nullptr)

@@ -23,6 +23,7 @@ struct Completion {
   napi_deferred deferred = nullptr;
   napi_ref array = nullptr;  // the array that is being read or filled
   bool gives_array = false;  // resolves with it
+  napi_ref pinned = nullptr;  // another array that must stay
   std::shared_ptr<Device> device;
   std::shared_ptr<Fence> fence;  // known to be passed up to `number` once settled
   uint64_t number = 0;

@@ -24,6 +24,7 @@ class Stream;
 struct Environment {
   FlagSlabs flags;
   Background background;
+  Background page_copies;  // a thread of their own, for they keep one busy
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
   std::atomic<int> ending{0};  // streams and devices that the background thread has still to end
