@@ -106,15 +106,14 @@ export class CacheTiers {
     const keys = await pageKeys(covered, cache.pageSize, log.root);
     const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
     if (sequence.disposed) {
-      dropClaim(
-        claim,
-        cache.groups.map(({ pool }) => pool),
-      );
+      dropClaim(claim, cache);
       throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
     }
+    cache.letGoElsewhere(claim.pages);
     cache.adoptPages(row, claim.pages, covered, keys);
     if (sequence.length === 0) {
       cache.unsuspend(row);
+      cache.refreshSlots(row);
       return 0;
     }
     for (let at = 0; at < sequence.length / cache.pageSize; at++) this.#seen.note(keys, at * KEY_WORDS);
@@ -260,6 +259,7 @@ export class CacheTiers {
       if (sequence.disposed || signal?.aborted === true) throw error;
       this.cache.cut(sequence.row, 0);
       this.cache.unsuspend(sequence.row);
+      this.cache.refreshSlots(sequence.row);
       return 0;
     }
   }

@@ -28,22 +28,24 @@ export async function claimPrefix(
   pools.forEach((pool, group) => {
     for (const page of held[group] as number[]) pool.retain(page, false);
   });
+  cache.holdElsewhere(held);
   const claim: Claim = { pages: held, found: { device: 0, host: 0, keyed: keyed.drivers.map(() => 0) } };
   cut(claim, pools);
   for (const page of claim.pages[0] as number[]) count(claim, pools[0] as PagePool, page);
   try {
     await extend(claim, pools, keyed, root, keys, tokens, signal);
   } catch (error) {
-    dropClaim(claim, pools);
+    dropClaim(claim, cache);
     throw error;
   }
   return claim;
 }
 
 /** Lets go of everything claimed. */
-export function dropClaim(claim: Claim, pools: readonly PagePool[]): void {
+export function dropClaim(claim: Claim, cache: KvCache): void {
+  cache.letGoElsewhere(claim.pages);
   claim.pages.forEach((pages, group) => {
-    for (const page of pages.splice(0).reverse()) pools[group]?.release(page, false);
+    for (const page of pages.splice(0).reverse()) cache.groups[group]?.pool.release(page, false);
   });
 }
 
