@@ -44,7 +44,7 @@ export class KvCache {
     this.groups = options.groups.map((layers, index) => ({
       layers,
       format: identityFormat(layers, this.pageSize, options.storeRotated ?? true),
-      pool: new PagePool(options.maxPages),
+      pool: new PagePool({ slots: [options.maxPages], pageSize: this.pageSize }),
       table: new PageTable(index, store, 0, 2 * options.maxPages),
     }));
   }
@@ -128,10 +128,7 @@ export class KvCache {
       }
     }
     for (const { table, pool } of this.groups) {
-      for (let entry = table.rowLength(row) - 1; entry >= keep; entry--) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.release(page);
-      }
+      pool.releaseAll(table.pages(row, keep));
       table.shorten(row, keep);
     }
     this.#lengths[row] = length;
@@ -149,11 +146,8 @@ export class KvCache {
       throw error;
     }
     for (const { table, pool } of this.groups) {
-      for (let entry = 0; entry < entries; entry++) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.retain(page);
-        table.push(child, page, table.slot(row, entry));
-      }
+      table.copyRow(row, child, entries);
+      pool.retainAll(table.pages(child, 0));
     }
     this.#lengths[child] = length;
     return new Sequence(this, child);
@@ -163,10 +157,7 @@ export class KvCache {
   free(row: number): void {
     this.length(row);
     for (const { table, pool } of this.groups) {
-      for (let entry = table.rowLength(row) - 1; entry >= 0; entry--) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.release(page);
-      }
+      pool.releaseAll(table.pages(row, 0));
       table.clear(row);
     }
     this.#lengths[row] = -1;
@@ -266,14 +257,14 @@ export class KvCache {
     const shared = this.#sharedTail(group, row, tokens);
     if (shared !== undefined) {
       const copy = pool.take();
-      const slot = pool.slot(copy) as number;
-      this.#store.copyPage(index, pool.slot(shared) as number, slot);
+      const slot = pool.slot(copy);
+      this.#store.copyPage(index, pool.slot(shared), slot);
       table.set(row, Math.floor(length / this.pageSize), copy, slot);
       pool.release(shared);
     }
     for (let have = table.rowLength(row); have < this.#pagesFor(length + tokens); have++) {
       const page = pool.take();
-      table.push(row, page, pool.slot(page) as number);
+      table.push(row, page, pool.slot(page));
     }
   }
 

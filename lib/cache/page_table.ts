@@ -11,7 +11,7 @@ import type { PageStore } from "./page_store.js";
 const minRun = 16;
 /** Changed runs nearer than this go up in one write: a write costs more than carrying a few unchanged entries. */
 const uploadGap = 1024;
-/** Id of an entry whose page has left the window; the slot beside it is stale and no kernel may use what it reads there. */
+/** Page id of an entry whose page has left the window; the slot beside it is stale and no kernel may use what it reads there. */
 export const releasedEntry = -1;
 
 export class PageTable {
@@ -55,6 +55,12 @@ export class PageTable {
     return this.#pages[this.rowStart(row) + entry] as number;
   }
 
+  /** Page ids of the row's entries from `from` on: a view, until the table changes. */
+  pages(row: number, from: number): Int32Array {
+    const start = this.rowStart(row);
+    return this.#pages.subarray(start + Math.min(from, this.rowLength(row)), start + this.rowLength(row));
+  }
+
   slot(row: number, entry: number): number {
     return this.#slots[this.rowStart(row) + entry] as number;
   }
@@ -93,6 +99,16 @@ export class PageTable {
     const length = this.rowLength(row);
     this.#rowLength[row] = length + 1;
     this.set(row, length, page, slot);
+  }
+
+  /** Makes the first `entries` entries of `row` those of the empty row `child`; `ensure` came before. */
+  copyRow(row: number, child: number, entries: number): void {
+    const from = this.rowStart(row);
+    const to = this.rowStart(child);
+    this.#pages.copyWithin(to, from, from + entries);
+    this.#slots.copyWithin(to, from, from + entries);
+    this.#rowLength[child] = entries;
+    if (entries > 0) this.#markDirty(child, 0);
   }
 
   set(row: number, entry: number, page: number, slot: number): void {
@@ -146,7 +162,7 @@ export class PageTable {
   }
 
   /** Adds the row's references to `references[page]`; returns what is wrong with the row's run. */
-  collect(row: number, references: Int32Array, occupied: Uint8Array, slotOf: (page: number) => number | undefined): string[] {
+  collect(row: number, references: Int32Array, occupied: Uint8Array, slotOf: (page: number) => number): string[] {
     const found: string[] = [];
     const start = this.rowStart(row);
     const capacity = this.#rowCapacity[row] as number;
