@@ -348,10 +348,7 @@ export class KvCache {
 
   #releaseFrom({ table, pool }: CacheGroup, row: number, keep: number): void {
     const isUse = this.#rows.isUsing(row);
-    for (let entry = table.rowLength(row) - 1; entry >= keep; entry--) {
-      const page = table.page(row, entry);
-      if (page !== NONE) pool.release(page, isUse);
-    }
+    pool.releaseAll(table.pages(row).subarray(keep), isUse);
     table.shorten(row, Math.min(keep, table.rowLength(row)));
   }
 

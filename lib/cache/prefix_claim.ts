@@ -81,11 +81,15 @@ async function extend(
     if (tiers.some((bits) => bits[i] === 0)) break;
     // Another sequence may have brought or made the page while the tiers were asked.
     const isAdded = pools.every((pool, group) => {
-      const known = pool.find(keys, (from + i) * KEY_WORDS, root, tokens, (from + i) * pageSize);
+      const parent = from + i === 0 ? NONE : (claim.pages[group]?.[from + i - 1] as number);
+      const place = { at: (from + i) * KEY_WORDS, from: (from + i) * pageSize, parent };
+      const known = pool.find(keys, place.at, parent, root, tokens, place.from);
       if (known !== NONE) pool.retain(known, false);
-      const page = known !== NONE ? known : announce(pool, claim, group, root, keys, from + i, tokens, pageSize);
+      const page = known !== NONE ? known : announce(pool, place, root, keys, tokens);
       if (page === NONE) return false;
-      pool.addTiers(page, tiers[group]?.[i] as number);
+      keyed.drivers.forEach((_, driver) => {
+        if (((tiers[group]?.[i] as number) & tierBit(driver)) !== 0) pool.setTier(page, tierBit(driver), true);
+      });
       (claim.pages[group] as number[]).push(page);
       return true;
     });
@@ -96,23 +100,20 @@ async function extend(
   cut(claim, pools);
 }
 
-/** A page under its key before its bytes are here; NONE where no page is free. */
+/** A page under its key before its bytes are here; NONE where no page is free, or the key stands for other tokens. */
 function announce(
   pool: PagePool,
-  claim: Claim,
-  group: number,
+  place: { at: number; from: number; parent: number },
   root: Uint32Array,
   keys: Uint32Array,
-  index: number,
   tokens: Int32Array,
-  pageSize: number,
 ): number {
   if (pool.numFreePages === 0) return NONE;
   const page = pool.create();
   pool.unuse(page);
-  const parent = index === 0 ? NONE : (claim.pages[group]?.[index - 1] as number);
-  pool.seal(page, keys, index * KEY_WORDS, parent, root, tokens, index * pageSize);
-  return page;
+  if (pool.seal(page, keys, place.at, place.parent, root, tokens, place.from) === page) return page;
+  pool.release(page, false);
+  return NONE;
 }
 
 /** Bits of the tiers that seem to hold each key. */

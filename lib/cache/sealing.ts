@@ -29,17 +29,13 @@ export function sealRow(groups: readonly CacheGroup[], rows: Rows, row: number, 
 /** False where the page that has the key is on its way somewhere: another time. */
 function sealEntry({ pool, table }: CacheGroup, row: number, entry: number, log: TokenLog, pageSize: number): boolean {
   const page = table.page(row, entry);
-  if (page === NONE || pool.isKeyed(page)) return true;
+  if (page === NONE || pool.isSealed(page)) return true;
   const { keys } = log;
   const tokens = log.tokens();
-  let parent: number = NONE;
-  if (entry > 0) {
-    parent = table.page(row, entry - 1);
-    // The page before left the window, or could not be sealed: this one cannot be found by its tokens then.
-    if (parent === NONE) parent = pool.find(keys, (entry - 1) * KEY_WORDS, log.root, tokens, (entry - 1) * pageSize);
-    if (parent === NONE || !pool.isKeyed(parent)) return true;
-  }
-  const holder = pool.find(keys, entry * KEY_WORDS, log.root, tokens, entry * pageSize);
+  const parent = entry === 0 ? NONE : table.page(row, entry - 1);
+  // The page before left the window, or could not be sealed: this one cannot be found by its tokens then.
+  if (entry > 0 && (parent === NONE || !pool.isSealed(parent))) return true;
+  const holder = pool.find(keys, entry * KEY_WORDS, parent, log.root, tokens, entry * pageSize);
   if (holder === NONE) {
     pool.seal(page, keys, entry * KEY_WORDS, parent, log.root, tokens, entry * pageSize);
     return true;
