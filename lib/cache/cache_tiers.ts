@@ -212,7 +212,10 @@ export class CacheTiers {
 
   /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */
   availablePages(): number {
-    return Math.min(...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + pool.evictable(0)));
+    const hasBelow = this.#keyed.drivers.length > 0 || (this.cache.groups[0]?.pool.numArenas ?? 1) > 1;
+    return Math.min(
+      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (hasBelow ? pool.evictable(0) : pool.reclaimable(0))),
+    );
   }
 
   /** These suspended sequences run next, the nearest first: theirs are the last pages to leave the device. */

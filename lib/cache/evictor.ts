@@ -84,9 +84,10 @@ export class Evictor {
   /** Drops victims that need no copy; returns as many others, marked so that they leave the order, as the rest of the need. */
   #dropCheap(group: number, arena: number, want: number): Held[] {
     const pool = this.#pools[group] as PagePool;
+    const hasBelow = (arena === 0 && pool.numArenas > 1) || this.#keyed.drivers.length > 0;
     const costly: Held[] = [];
     while (pool.freeSlots(arena) + costly.length < want) {
-      const page = pool.victim(arena);
+      const page = pool.victim(arena, hasBelow);
       if (page === NONE) break;
       if (this.#hasCopyBelow(group, arena, page)) {
         pool.dropSlot(page, arena);
@@ -112,7 +113,7 @@ export class Evictor {
   }
 
   #dropDuplicate(pool: PagePool): boolean {
-    const page = pool.duplicate(1);
+    const page = pool.duplicate();
     if (page === NONE) return false;
     pool.dropSlot(page, 1);
     return true;

@@ -7,7 +7,7 @@
  */
 import { randomFillSync } from "node:crypto";
 import type { PageMover } from "./page_mover.js";
-import { ACTIVE, MARK_LOAD, MARK_STORE, type PagePool } from "./page_pool.js";
+import { MARK_LOAD, MARK_STORE, type PagePool } from "./page_pool.js";
 import { KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
 
 /** Bits of a page that tell which keyed tiers are thought to hold it, in the order of the drivers. */
@@ -16,6 +16,8 @@ export const tierBit = (driver: number): number => 1 << driver;
 interface PrivateKey {
   epoch: number;
   key: Uint32Array;
+  /** Bits of the tiers that hold the page; the pool keeps them for sealed pages only. */
+  tiers: number;
 }
 
 export class KeyedMoves {
@@ -45,8 +47,7 @@ export class KeyedMoves {
 
   /** Whether a keyed tier, from `first` on, is thought to hold the page. */
   holds(group: number, page: number, first = 0): boolean {
-    const pool = this.#pools[group] as PagePool;
-    return this.drivers.some((_, driver) => driver >= first && pool.hasTier(page, tierBit(driver)));
+    return this.drivers.some((_, driver) => driver >= first && this.#isHeld(group, page, driver));
   }
 
   /**
@@ -68,11 +69,8 @@ export class KeyedMoves {
     const known = keys.get(page);
     if (known === undefined) return;
     keys.delete(page);
-    const pool = this.#pools[group] as PagePool;
-    this.drivers.forEach((driver, i) => {
-      if (pool.epoch(page) === known.epoch) pool.setTier(page, tierBit(i), false);
-      driver.remove(group, known.key).catch(() => undefined); // a key that nobody knows any more is evicted in time
-    });
+    // A key that nobody knows any more is evicted in time.
+    for (const driver of this.drivers) driver.remove(group, known.key).catch(() => undefined);
   }
 
   async #store(group: number, pages: readonly number[], first: number): Promise<boolean[]> {
@@ -89,7 +87,7 @@ export class KeyedMoves {
         const status = statuses[at];
         if (status !== STORED && status !== PRESENT) return;
         held[i] = true;
-        if (pool.epoch(pages[i] as number) === epochs[i]) pool.setTier(pages[i] as number, tierBit(driver), true);
+        this.#setHeld(group, pages[i] as number, driver, true);
       });
     }
     pages.forEach((page, i) => {
@@ -104,14 +102,13 @@ export class KeyedMoves {
     if (this.arena === 0) await this.#mover.quiet();
     const come = pages.map(() => false);
     for (let driver = 0; driver < this.drivers.length; driver++) {
-      const bit = tierBit(driver);
-      const asked = pages.flatMap((page, i) => (!come[i] && pool.hasTier(page, bit) ? [i] : []));
+      const asked = pages.flatMap((page, i) => (!come[i] && this.#isHeld(group, page, driver) ? [i] : []));
       if (asked.length === 0) continue;
       const some = asked.map((i) => pages[i] as number);
       const statuses = await (this.drivers[driver] as TierDriver).load(this.#batch(group, some));
       asked.forEach((i, at) => {
         come[i] = statuses[at] === LOADED;
-        if (!come[i]) pool.setTier(pages[i] as number, bit, false);
+        if (!come[i]) this.#setHeld(group, pages[i] as number, driver, false);
       });
     }
     pages.forEach((page, i) => {
@@ -131,8 +128,8 @@ export class KeyedMoves {
       slots: Int32Array.from(pages, (page) => pool.slot(page, this.arena)),
     };
     pages.forEach((page, i) => {
-      if (pool.state(page) === ACTIVE && !pool.isKeyed(page)) {
-        batch.keys.set(this.#privateKey(group, page), i * KEY_WORDS);
+      if (!pool.isSealed(page)) {
+        batch.keys.set(this.#privateKey(group, page).key, i * KEY_WORDS);
         return;
       }
       pool.key(page, batch.keys, i * KEY_WORDS);
@@ -142,14 +139,32 @@ export class KeyedMoves {
     return batch;
   }
 
-  #privateKey(group: number, page: number): Uint32Array {
+  #isHeld(group: number, page: number, driver: number): boolean {
+    const pool = this.#pools[group] as PagePool;
+    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(driver));
+    const known = this.#privateKeys[group]?.get(page);
+    return known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(driver)) !== 0;
+  }
+
+  #setHeld(group: number, page: number, driver: number, isHeld: boolean): void {
+    const pool = this.#pools[group] as PagePool;
+    if (pool.isSealed(page)) {
+      pool.setTier(page, tierBit(driver), isHeld);
+      return;
+    }
+    const known = this.#privateKey(group, page);
+    known.tiers = isHeld ? known.tiers | tierBit(driver) : known.tiers & ~tierBit(driver);
+  }
+
+  /** What is known of a page that is not sealed; a record of an earlier page of that id is replaced. */
+  #privateKey(group: number, page: number): PrivateKey {
     const keys = this.#privateKeys[group] as Map<number, PrivateKey>;
     const epoch = (this.#pools[group] as PagePool).epoch(page);
     const known = keys.get(page);
-    if (known?.epoch === epoch) return known.key;
-    const key = randomFillSync(new Uint32Array(KEY_WORDS));
-    keys.set(page, { epoch, key });
-    return key;
+    if (known?.epoch === epoch) return known;
+    const fresh = { epoch, key: randomFillSync(new Uint32Array(KEY_WORDS)), tiers: 0 };
+    keys.set(page, fresh);
+    return fresh;
   }
 
   #track<T>(work: Promise<T>): Promise<T> {

@@ -68,7 +68,11 @@ export class PageResidency extends PageReferences {
     if (this.slot(to, arena) !== NONE) this.inside.fail(to, `has a slot in arena ${arena} already`);
     if (((this.#flags[from] as number) | (this.#flags[to] as number)) & markMask)
       this.inside.fail(from, `or page ${to} is in a transfer; slots cannot change hands`);
-    const [slots, given, taken] = [this.inside.slots[arena] as Int32Array, this.#flags[from] as number, this.#flags[to] as number];
+    const [slots, given, taken] = [
+      this.inside.slots[arena] as Int32Array,
+      this.#flags[from] as number,
+      this.#flags[to] as number,
+    ];
     slots[from] = NONE;
     this.#flags[from] = given & ~validBit(arena);
     this.#residencyChanged(from, given);

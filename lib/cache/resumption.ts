@@ -49,6 +49,7 @@ export class Resuming {
       const groups = this.#cache.groups.map((_, group) => group);
       for (const group of groups) await this.#load(group, signal);
       this.#cutLost();
+      for (const group of groups) this.#forgetPrivate(group);
       for (const group of groups) await this.#lift(group, signal);
       signal?.throwIfAborted();
     } catch (error) {
@@ -102,6 +103,12 @@ export class Resuming {
       });
       if (arena === 1 && some.length < wanted.length) await this.#lift(group, signal); // room for the next ones
     }
+  }
+
+  /** Copies of unsealed pages in keyed tiers are stale as soon as the sequence goes on. */
+  #forgetPrivate(group: number): void {
+    const { pool } = this.#group(group);
+    for (const page of this.#pages(group)) if (!pool.isSealed(page)) this.#keyed.forgetPrivate(group, page);
   }
 
   /** Cuts the sequence before the first page that is nowhere. */
