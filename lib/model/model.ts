@@ -16,6 +16,7 @@ import { type GeneratedToken, type GenerateOptions, generate } from "./generate.
 import { type PrefillItem, type PrefillOptions, prefill } from "./prefill.js";
 import { randomWeights } from "./random_weights.js";
 import { ropeFrequencies } from "./rope.js";
+import { Runner } from "./runner.js";
 import { openCheckpoint } from "./safetensors.js";
 import { readTokenizer, type Tokenizer } from "./tokenizer.js";
 import { Transformer } from "./transformer.js";
@@ -154,6 +155,8 @@ export class Model implements Disposable {
   readonly cache: KvCache;
   /** The cache's pages on the device. */
   readonly store: DevicePageStore;
+  /** Single passes and batches whose members change, for schedulers. @internal */
+  readonly runner: Runner;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #weights: Weights;
   readonly #transformer: Transformer;
@@ -200,6 +203,12 @@ export class Model implements Disposable {
       chunkTokens,
     );
     this.#programs = new DecodePrograms(this.#transformer, this.stream);
+    this.runner = new Runner(this.#transformer, this.stream, this.#programs);
+  }
+
+  /** Whether it has a tokenizer: a random model has none. */
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
   }
 
   /** @throws ERR_KVASIR_INVALID_ARGUMENT for a model without one */
