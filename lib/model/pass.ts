@@ -53,7 +53,9 @@ export function enqueuePass(
     for (const tensor of owned) tensor.dispose();
   }
   for (const { sequence, tokens } of pieces) {
+    const position = sequence.length;
     sequence.commit(tokens.length);
+    cache.noteTokens(sequence.row, position, tokens);
     cache.releaseBehindWindow(sequence.row);
   }
 }

@@ -1,6 +1,5 @@
 /** The tiers below a model's cache, as options say them: a pinned host pool, a slab file on disk, a shared store. */
-import type { CacheTiers } from "../cache/cache_tiers.js";
-import { CacheTiers as Tiers } from "../cache/cache_tiers.js";
+import { CacheTiers } from "../cache/cache_tiers.js";
 import { DeviceMover } from "../cache/device_mover.js";
 import type { DevicePageStore } from "../cache/device_store.js";
 import { type DiskTierOptions, openDiskTier } from "../cache/disk_tier.js";
@@ -8,8 +7,8 @@ import type { KvCache } from "../cache/kv_cache.js";
 import { identityFormat, type LayerGroup, type PageFormat } from "../cache/page_format.js";
 import { openRemoteTier, type RemoteTierOptions } from "../cache/remote_tier.js";
 import type { TierDriver } from "../cache/tier_driver.js";
-import { TIER_VERSION, type TierIdentity } from "../cache/tier_identity.js";
-import type { Device } from "../device.js";
+import { fingerprint, TIER_VERSION, type TierIdentity } from "../cache/tier_identity.js";
+import { type Device, openDevice } from "../device.js";
 import { KvasirError } from "../errors.js";
 import { allocateHostTensor } from "../host_tensor.js";
 import { checkInteger, checkOptions } from "../options.js";
@@ -57,65 +56,75 @@ export function tierSizes(options: TierOptions | undefined, groups: readonly Lay
 
 export interface TierParts {
   device: Device;
-  /** Host memory belongs to it; the device itself where that is a CPU. */
-  host: Device;
   stream: Stream;
   cache: KvCache;
   store: DevicePageStore;
   identity: Omit<TierIdentity, "version" | "dtype" | "pageSize" | "groups">;
 }
 
-/** Pinned pools of the groups. @throws ERR_KVASIR_OUT_OF_MEMORY with what would fit */
-export async function hostPools(device: Device, host: Device, formats: readonly PageFormat[], pages: number): Promise<Tensor[]> {
-  const pools: Tensor[] = [];
-  try {
-    for (const { dtype, offsets, pageSize, headDim } of formats) {
-      const pinnedFor = device.backend === "cuda" ? { pinnedFor: device } : {};
-      pools.push(await allocateHostTensor(host, dtype, [pages, offsets.length * pageSize * headDim], pinnedFor));
-    }
-    return pools;
-  } catch (error) {
-    for (const pool of pools) pool.dispose();
-    throw error;
-  }
-}
-
 /** What is opened for a model, and closed with it. */
 export interface OpenTiers {
-  tiers: CacheTiers;
+  readonly tiers: CacheTiers;
+  /** Of the pages' identity. */
+  readonly fingerprint: Uint8Array;
+  /** Host memory belongs to it; the device itself where that is a CPU. */
+  readonly host: Device;
   /** Ends the keyed tiers, then frees host memory. */
   close(): Promise<void>;
 }
 
-export async function openTiers(parts: TierParts, options: TierOptions, pools: readonly Tensor[]): Promise<OpenTiers> {
+/** @throws ERR_KVASIR_OUT_OF_MEMORY with what would fit, and what the tiers throw */
+export async function openTiers(parts: TierParts, options: TierOptions): Promise<OpenTiers> {
   const { device, stream, cache, store } = parts;
   const formats = cache.groups.map(({ format }) => format);
+  const identity = tierIdentity(parts, formats);
   const devicePages = formats.map((_, group) => store.pages(group));
-  const lowest = pools.length > 0 ? pools : devicePages;
+  const host = device.backend === "cpu" ? device : openDevice("cpu");
+  const hostPages: Tensor[] = [];
   const drivers: TierDriver[] = [];
+  const free = async (): Promise<void> => {
+    for (const driver of drivers) await driver.close();
+    for (const pool of hostPages) pool.dispose();
+    if (host !== device) host.dispose();
+  };
   try {
-    if (lowest.some((pool) => pool.device.backend === "cuda") && (options.disk ?? options.remote) !== undefined) {
+    if (options.host !== undefined) await fillHostPools(hostPages, device, host, cache, formats);
+    else if (device.backend !== "cpu" && (options.disk ?? options.remote) !== undefined) {
       throw new KvasirError(
         "ERR_KVASIR_INVALID_ARGUMENT",
-        "tiers.host is absent, but disk and remote tiers of a GPU's cache need a host pool",
+        "tiers.host is absent, but the disk and remote tiers of a GPU's cache read and write a host pool; give tiers.host.bytes",
       );
     }
-    const identity = tierIdentity(parts, formats);
-    const common = { identity, pools: lowest, pageSize: cache.pageSize };
+    const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages, pageSize: cache.pageSize };
     if (options.disk !== undefined) drivers.push(await openDiskTier({ ...options.disk, ...common }));
     if (options.remote !== undefined) drivers.push(await openRemoteTier({ ...options.remote, ...common }));
   } catch (error) {
-    for (const driver of drivers) await driver.close();
+    await free();
     throw error;
   }
-  const mover = new DeviceMover({ device, stream, formats, devicePages, hostPages: pools });
-  const tiers = new Tiers({ cache, mover, drivers, admitAtSecondUse: options.admitAtSecondUse });
+  const mover = new DeviceMover({ device, stream, formats, devicePages, hostPages });
+  const tiers = new CacheTiers({ cache, mover, drivers, admitAtSecondUse: options.admitAtSecondUse });
   const close = async (): Promise<void> => {
-    await tiers.close();
+    await tiers.idle();
     mover.dispose();
-    for (const pool of pools) pool.dispose();
+    await free();
   };
-  return { tiers, close };
+  return { tiers, fingerprint: fingerprint(identity), host, close };
+}
+
+/** Pinned for a GPU. */
+async function fillHostPools(
+  pools: Tensor[],
+  device: Device,
+  host: Device,
+  cache: KvCache,
+  formats: readonly PageFormat[],
+): Promise<void> {
+  for (const [group, { dtype, offsets, pageSize, headDim }] of formats.entries()) {
+    const slots = cache.groups[group]?.pool.numSlots(1) as number;
+    const shape = [slots, offsets.length * pageSize * headDim];
+    pools.push(await allocateHostTensor(host, dtype, shape, device === host ? {} : { pinnedFor: device }));
+  }
 }
 
 export function tierIdentity(parts: TierParts, formats: readonly PageFormat[]): TierIdentity {
