@@ -8,6 +8,7 @@
  */
 import { KvasirError } from "../errors.js";
 import { pageKeys } from "../page_keys.js";
+import type { ContextStore, HitTokens } from "./context_store.js";
 import type { Stream } from "../stream.js";
 import { ArenaMoves } from "./arena_moves.js";
 import { Evictor } from "./evictor.js";
@@ -16,7 +17,7 @@ import type { KvCache } from "./kv_cache.js";
 import type { PageMover } from "./page_mover.js";
 import { claimPrefix, dropClaim } from "./prefix_claim.js";
 import { NONE, SEALED } from "./page_pool.js";
-import { Resuming, type Resumed } from "./resumption.js";
+import { type Resumed, Resuming } from "./resumption.js";
 import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
@@ -32,9 +33,12 @@ export interface CacheTiersOptions {
   admitAtSecondUse?: boolean | undefined;
 }
 
+/** Most pages of one call to a keyed tier while a sequence is written out. */
+const flushPages = 64;
+
 /** A sequence on its way back. */
 export interface Resumption {
-  /** Resolves when the copies are enqueued: the sequence may be used from then on, by work that `waitLayer` holds. */
+  /** Resolves when the copies are enqueued: the sequence may be used from then on, by work that `waitLayer` holds. Rejects as `ready`. */
   readonly enqueued: Promise<void>;
   /**
    * Resolves when all pages are on the device.
@@ -43,13 +47,10 @@ export interface Resumption {
    */
   readonly ready: Promise<Resumed>;
   /** Holds what the cache's stream gets from now on until the pages are there, as far as `layer` (absent: any) needs them. */
-  waitLayer(stream: Stream | undefined, layer?: number): void;
+  waitLayer(stream?: Stream, layer?: number): void;
 }
 
-/** Most pages of one call to a keyed tier while a sequence is written out. */
-const flushPages = 64;
-
-export class CacheTiers {
+export class CacheTiers implements ContextStore {
   readonly cache: KvCache;
   readonly #moves: ArenaMoves;
   readonly #keyed: KeyedMoves;
@@ -57,6 +58,8 @@ export class CacheTiers {
   readonly #seen: SeenFilter;
   /** Room is made, and what it was made for taken, by one at a time. */
   readonly #turn: Turn = new Turn();
+  /** Whether pages can leave the device and come back. */
+  readonly hasTiers: boolean;
   readonly #counts: TierCounts;
 
   constructor(options: CacheTiersOptions) {
@@ -76,9 +79,11 @@ export class CacheTiers {
     this.#counts = {
       prompts: 0,
       promptTokens: 0,
-      foundTokens: { device: 0, host: 0, keyed: drivers.map(() => 0) },
+      adoptedTokens: 0,
+      foundTokens: [0, 0, ...drivers.map(() => 0)],
       lostTokens: 0,
     };
+    this.hasTiers = drivers.length > 0 || (pools[0]?.numArenas ?? 1) > 1;
     cache.onSealed = (_group, keys, at) => this.#seen.note(keys, at);
   }
 
@@ -117,13 +122,9 @@ export class CacheTiers {
       return 0;
     }
     for (let at = 0; at < sequence.length / cache.pageSize; at++) this.#seen.note(keys, at * KEY_WORDS);
-    const found = this.#counts.foundTokens;
-    found.device += claim.found.device * cache.pageSize;
-    found.host += claim.found.host * cache.pageSize;
-    claim.found.keyed.forEach((pages, tier) => {
-      found.keyed[tier] = (found.keyed[tier] as number) + pages * cache.pageSize;
-    });
-    return this.#bringAdopted(sequence, signal);
+    const adopted = await this.#bringAdopted(sequence, signal);
+    this.#counts.adoptedTokens += adopted;
+    return adopted;
   }
 
   /** The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one. */
@@ -142,6 +143,16 @@ export class CacheTiers {
     );
   }
 
+  /** Bytes of the sequence's pages that only the device holds: what `swapOut` would have to copy. */
+  dirtyBytes(sequence: Sequence): number {
+    const row = this.cache.rowOf(sequence);
+    return this.cache.groups.reduce((sum, { pool, format }, group) => {
+      const isDirty = (page: number): boolean =>
+        pool.isValid(page, 0) && !(pool.numArenas > 1 && pool.isValid(page, 1)) && !this.#keyed.holds(group, page);
+      return sum + this.#pages(group, row).filter(isDirty).length * format.pageBytes;
+    }, 0);
+  }
+
   /** Brings a suspended sequence back; see `Resumption`. A running one is ready at once. */
   resume(sequence: Sequence, options: { signal?: AbortSignal | undefined } = {}): Resumption {
     const before = sequence.length;
@@ -150,6 +161,9 @@ export class CacheTiers {
     const enqueued = isSuspended ? this.#turn.take(() => resuming.start(options.signal)) : Promise.resolve();
     const ready = enqueued.then(async () => {
       this.#counts.lostTokens += before - sequence.length;
+      resuming.found.forEach((tokens, tier) => {
+        this.#counts.foundTokens[tier] = (this.#counts.foundTokens[tier] as number) + tokens;
+      });
       return resuming.ready();
     });
     enqueued.catch(() => undefined); // told by `ready` too; a caller may look at either
@@ -210,11 +224,26 @@ export class CacheTiers {
     });
   }
 
+  /** Device pages in all: of the layer group that has fewest. */
+  get devicePages(): number {
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.numSlots(0)));
+  }
+
+  /** Device pages that can be reserved right now. */
+  freePages(): number {
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.numFree));
+  }
+
+  /** Says which tokens a running sequence got beyond those of its passes, in order. */
+  noteTokens(sequence: Sequence, tokens: ArrayLike<number>): void {
+    const row = this.cache.rowOf(sequence);
+    this.cache.noteTokens(row, this.cache.log(row).length, tokens);
+  }
+
   /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */
   availablePages(): number {
-    const hasBelow = this.#keyed.drivers.length > 0 || (this.cache.groups[0]?.pool.numArenas ?? 1) > 1;
     return Math.min(
-      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (hasBelow ? pool.evictable(0) : pool.reclaimable(0))),
+      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (this.hasTiers ? pool.evictable(0) : pool.reclaimable(0))),
     );
   }
 
@@ -231,6 +260,12 @@ export class CacheTiers {
   /** Keeps the sequence's pages alive, in whatever tier, until disposed, also after the sequence is. */
   pin(sequence: Sequence): Disposable {
     return this.cache.pin(this.cache.rowOf(sequence));
+  }
+
+  /** Tokens that were needed back so far, by where they were found; "recompute": nowhere. */
+  hits(): HitTokens {
+    const { foundTokens, promptTokens, lostTokens, adoptedTokens } = this.stats();
+    return { ...foundTokens, recompute: promptTokens - adoptedTokens + lostTokens };
   }
 
   stats(): TiersStats {
@@ -256,7 +291,7 @@ export class CacheTiers {
     try {
       const resumption = this.resume(sequence, { signal });
       await resumption.enqueued;
-      resumption.waitLayer(undefined);
+      resumption.waitLayer();
       return sequence.length;
     } catch (error) {
       if (sequence.disposed || signal?.aborted === true) throw error;

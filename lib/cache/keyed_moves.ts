@@ -50,6 +50,11 @@ export class KeyedMoves {
     return this.drivers.some((_, driver) => driver >= first && this.#isHeld(group, page, driver));
   }
 
+  /** The first keyed tier that is thought to hold the page, or -1. */
+  firstHolder(group: number, page: number): number {
+    return this.drivers.findIndex((_, driver) => this.#isHeld(group, page, driver));
+  }
+
   /**
    * Writes pages to the first tier that takes them, beginning with `first`. Their slots in the lowest arena are valid. Resolves with
    * whether each is held by a tier afterwards.

@@ -10,8 +10,6 @@ import { KEY_WORDS } from "./tier_driver.js";
 export interface Claim {
   /** Pages of each group, equally many; one reference each is the claim's. */
   pages: number[][];
-  /** How many were found in the device pool, in the host pool, and in each keyed tier, of the first group. */
-  found: { device: number; host: number; keyed: number[] };
 }
 
 /** Claims the longest prefix that every group has. `tokens` are those of the full pages that `keys` stand for. */
@@ -29,9 +27,8 @@ export async function claimPrefix(
     for (const page of held[group] as number[]) pool.retain(page, false);
   });
   cache.holdElsewhere(held);
-  const claim: Claim = { pages: held, found: { device: 0, host: 0, keyed: keyed.drivers.map(() => 0) } };
+  const claim: Claim = { pages: held };
   cut(claim, pools);
-  for (const page of claim.pages[0] as number[]) count(claim, pools[0] as PagePool, page);
   try {
     await extend(claim, pools, keyed, root, keys, tokens, signal);
   } catch (error) {
@@ -55,11 +52,6 @@ function cut(claim: Claim, pools: readonly PagePool[]): void {
   claim.pages.forEach((pages, group) => {
     for (const page of pages.splice(shared).reverse()) pools[group]?.release(page, false);
   });
-}
-
-function count(claim: Claim, pool: PagePool, page: number): void {
-  if (pool.isValid(page, 0)) claim.found.device++;
-  else if (pool.numArenas > 1 && pool.isValid(page, 1)) claim.found.host++;
 }
 
 /** Adds pages that only keyed tiers hold: known by their keys, with no bytes here yet. */
@@ -94,8 +86,6 @@ async function extend(
       return true;
     });
     if (!isAdded) break;
-    const first = Math.log2((tiers[0]?.[i] as number) & -(tiers[0]?.[i] as number));
-    claim.found.keyed[first] = (claim.found.keyed[first] as number) + 1;
   }
   cut(claim, pools);
 }

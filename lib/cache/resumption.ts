@@ -29,6 +29,8 @@ export class Resuming {
   readonly #coming: Set<Move> = new Set();
   readonly #over: Promise<unknown>[] = [];
   #bytes = 0;
+  /** Tokens by where their pages were at the start: device pool, host pool, keyed tiers; the first group's. */
+  readonly found: number[];
 
   constructor(cache: KvCache, moves: ArenaMoves, keyed: KeyedMoves, evictor: Evictor, sequence: Sequence) {
     this.#cache = cache;
@@ -36,6 +38,7 @@ export class Resuming {
     this.#keyed = keyed;
     this.#evictor = evictor;
     this.#sequence = sequence;
+    this.found = [0, 0, ...keyed.drivers.map(() => 0)];
   }
 
   /**
@@ -45,6 +48,7 @@ export class Resuming {
   async start(signal?: AbortSignal): Promise<void> {
     const { row } = this.#sequence;
     this.#cache.unsuspend(row);
+    this.#countFound();
     try {
       const groups = this.#cache.groups.map((_, group) => group);
       for (const group of groups) await this.#load(group, signal);
@@ -76,6 +80,16 @@ export class Resuming {
     }
     await Promise.all(this.#over);
     return { tokens: this.#sequence.length, bytes: this.#bytes };
+  }
+
+  #countFound(): void {
+    const { pool } = this.#group(0);
+    for (const page of this.#pages(0)) {
+      const arena = pool.isValid(page, 0) ? 0 : pool.numArenas > 1 && pool.isValid(page, 1) ? 1 : undefined;
+      const place = arena ?? 2 + this.#keyed.firstHolder(0, page);
+      if (place >= 2 && this.#keyed.firstHolder(0, page) < 0) continue;
+      this.found[place] = (this.found[place] as number) + this.#cache.pageSize;
+    }
   }
 
   /** Pages that lie in no arena come from keyed tiers, as many at a time as there is room for. */

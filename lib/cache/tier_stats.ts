@@ -8,8 +8,9 @@ import type { TierDriver, TierStats } from "./tier_driver.js";
 export interface TierCounts {
   prompts: number;
   promptTokens: number;
-  /** Prompt tokens whose pages were found, by where. */
-  foundTokens: { device: number; host: number; keyed: number[] };
+  adoptedTokens: number;
+  /** Tokens that sequences needed back, by where they were: device pool, host pool, keyed tiers. */
+  foundTokens: number[];
   /** Tokens of suspended sequences whose pages were lost, so that they must be read again. */
   lostTokens: number;
 }
@@ -25,8 +26,10 @@ export interface ArenaStats {
 export interface TiersStats {
   prompts: number;
   promptTokens: number;
+  /** Prompt tokens that need not be read, since they were found. */
+  adoptedTokens: number;
   lostTokens: number;
-  /** Prompt tokens found, by tier: the hit rate of a tier is its share of `promptTokens`. */
+  /** Tokens that prompts and suspended sequences needed back, by the tier where they were. */
   foundTokens: Record<string, number>;
   /** Copies between the device pool and the host pool. */
   moves: MoveCounters;
@@ -42,11 +45,8 @@ export function tierStats(
   evictions: EvictionCounters,
   drivers: readonly TierDriver[],
 ): TiersStats {
-  const { device, host, keyed } = counts.foundTokens;
-  const found: Record<string, number> = { device, host };
-  drivers.forEach(({ name }, i) => {
-    found[name] = keyed[i] as number;
-  });
+  const names = ["device", "host", ...drivers.map(({ name }) => name)];
+  const found = Object.fromEntries(names.map((name, i) => [name, counts.foundTokens[i] as number]));
   const arenas = cache.groups.flatMap(({ pool, format }) =>
     Array.from({ length: pool.numArenas }, (_, arena) => ({
       name: arena === 0 ? ("device" as const) : ("host" as const),
@@ -58,6 +58,7 @@ export function tierStats(
   return {
     prompts: counts.prompts,
     promptTokens: counts.promptTokens,
+    adoptedTokens: counts.adoptedTokens,
     lostTokens: counts.lostTokens,
     foundTokens: found,
     moves: { ...moves },
