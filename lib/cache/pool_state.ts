@@ -65,7 +65,7 @@ export class PoolState {
     this.counts[FREE] = numPages;
     let firstList = freeList + 1;
     this.orders = policies.map((factory, arena) => {
-      const policy = factory.create({ lists: this.lists, firstList, slots: slots[arena] as number, keys: this.index.keys });
+      const policy = factory.create({ lists: this.lists, firstList, slots: slots[arena] as number, index: this.index });
       const order = new EvictionOrder(policy, this.lists, firstList + factory.numLists, this.flags);
       firstList += factory.numLists + heldLists;
       return order;

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { MARK_IN, MARK_LOAD, MARK_OUT, MARK_SHARE, MARK_STORE, NONE, PagePool } from "../../lib/cache/page_pool.js";
+import { evictionPolicy, type PolicyName } from "../../lib/cache/eviction_policies.js";
 import { KvasirError } from "../../lib/errors.js";
-import { PoolModel, Refused } from "./pool_model.js";
+import { type PageClass, PoolModel, Refused } from "./pool_model.js";
 
 const pageSize = 2;
 const marks = [MARK_OUT, MARK_IN, MARK_STORE, MARK_LOAD, MARK_SHARE];
@@ -20,9 +21,12 @@ class World {
   readonly model: PoolModel;
   readonly roots = [Uint32Array.of(1, 2, 3, 4), Uint32Array.of(1, 2, 3, 5)];
   readonly space: number;
+  /** The model's orders are least recently used; of other policies only the kind of page that they choose is checked. */
+  readonly isLru: boolean;
 
-  constructor(slots: readonly number[], pages: number, space: number) {
-    this.pool = new PagePool({ slots, pages, pageSize });
+  constructor(slots: readonly number[], pages: number, space: number, policy: PolicyName = "lru") {
+    this.isLru = policy === "lru";
+    this.pool = new PagePool({ slots, pages, pageSize, policies: slots.map(() => evictionPolicy(policy)) });
     this.model = new PoolModel(pages, slots);
     this.space = space;
   }
@@ -140,6 +144,16 @@ class World {
     expect([...this.pool.match(keys, Uint32Array.from(words(root)), tokens)]).toEqual(chain);
   }
 
+  checkVictim(victim: number, arena: number, isMovable: boolean): void {
+    const { model } = this;
+    if (this.isLru) expect(victim).toBe(model.victim(arena, isMovable));
+    const wanted: PageClass[] = isMovable ? ["droppable", "movable"] : ["droppable"];
+    expect(victim === NONE).toBe(model.count(arena, wanted) === 0);
+    if (victim === NONE) return;
+    expect(model.orderFor(victim)).toBe(arena);
+    expect(wanted).toContain(model.classFor(victim));
+  }
+
   check(): void {
     const { pool, model } = this;
     const counts = (value: "refs" | "uses"): Int32Array => Int32Array.from(model.pages, (page) => page[value]);
@@ -252,7 +266,7 @@ const operations: Record<string, (world: World, a: number, b: number, c: number)
     ),
   evict: (w, a, b) => {
     const victim = w.pool.victim(w.arena(a), b % 2 === 0);
-    expect(victim).toBe(w.model.victim(w.arena(a), b % 2 === 0));
+    w.checkVictim(victim, w.arena(a), b % 2 === 0);
     if (victim === NONE || b % 3 === 0) return;
     w.model.dropSlot(victim, w.arena(a));
     w.pool.dropSlot(victim, w.arena(a));
@@ -286,18 +300,22 @@ const sizes = fc.record({
   space: fc.constantFrom(3, 2 ** 31),
 });
 
+function run(policy: PolicyName, numRuns: number): void {
+  fc.assert(
+    fc.property(sizes, trace, ({ slots, pages, space }, steps) => {
+      const world = new World(slots, pages, space, policy);
+      for (const [name, a, b, c] of steps) {
+        operations[name]?.(world, a, b, c);
+        world.check();
+      }
+      world.end();
+    }),
+    { numRuns },
+  );
+}
+
 describe("PagePool", () => {
-  test("does what its rules say, and its books balance, after any operations", () => {
-    fc.assert(
-      fc.property(sizes, trace, ({ slots, pages, space }, steps) => {
-        const world = new World(slots, pages, space);
-        for (const [name, a, b, c] of steps) {
-          operations[name]?.(world, a, b, c);
-          world.check();
-        }
-        world.end();
-      }),
-      { numRuns: 300 },
-    );
-  });
+  test("does what its rules say, and its books balance, after any operations", () => run("lru", 300));
+
+  test.each(["lfu", "s3-fifo", "priority"] as const)("keeps its rules under the policy %s", (policy) => run(policy, 60));
 });
