@@ -5,6 +5,7 @@
  */
 import { NONE, type PageLists } from "./page_lists.js";
 import { classOf, heldBit } from "./page_flags.js";
+import type { PrefixIndex } from "./prefix_index.js";
 
 export interface EvictionPolicy {
   readonly name: string;
@@ -35,8 +36,8 @@ export interface PolicyContext {
   firstList: number;
   /** Slots of the arena. */
   slots: number;
-  /** Key words of sealed pages. */
-  keys: Uint32Array;
+  /** The keys of sealed pages. */
+  index: PrefixIndex;
 }
 
 export interface PolicyFactory {

@@ -54,9 +54,10 @@ export class PageResidency extends PageReferences {
     const flags = this.#flags[page] as number;
     const touching = arena === this.numArenas - 1 ? markMask : (MARK_OUT | MARK_IN) << markShift;
     if ((flags & touching) !== 0) this.inside.fail(page, `is in a transfer; its slot in arena ${arena} cannot be given up`);
-    if (orderOf(flags) === arena && (flags & stateMask) !== ACTIVE) this.#order(arena).policy.evicted(page);
     this.inside.freeSlot(page, arena);
     this.#flags[page] = flags & ~validBit(arena);
+    this.inside.settle(page);
+    if (orderOf(flags) === arena && (flags & stateMask) !== ACTIVE) this.#order(arena).policy.evicted(page);
     this.#residencyChanged(page, flags);
   }
 

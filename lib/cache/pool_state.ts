@@ -65,7 +65,7 @@ export class PoolState {
     this.counts[FREE] = numPages;
     let firstList = freeList + 1;
     this.orders = policies.map((factory, arena) => {
-      const policy = factory.create({ lists: this.lists, firstList, slots: slots[arena] as number, keys: this.index.keys });
+      const policy = factory.create({ lists: this.lists, firstList, slots: slots[arena] as number, index: this.index });
       const order = new EvictionOrder(policy, this.lists, firstList + factory.numLists, this.flags);
       firstList += factory.numLists + heldLists;
       return order;
@@ -152,14 +152,21 @@ export class PoolState {
     }
   }
 
-  /** The last reference went, or the last valid copy of an unreferenced page: it stays if it can be found and used, else it is dropped. */
+  /**
+   * The last reference went, or the last mark or valid copy of an unreferenced page: it stays if it can be found and used, else it is
+   * dropped. Slots that nobody is going to fill any more are freed.
+   */
   unreferenced(page: number): void {
     const flags = this.flags[page] as number;
-    if ((flags & stateMask) === ACTIVE || (flags & (validMask | markMask)) === 0) this.drop(page);
-    else {
-      if ((flags & stateMask) !== CACHED) this.setState(page, CACHED);
-      this.settle(page);
+    if ((flags & stateMask) === ACTIVE || (flags & (validMask | markMask)) === 0) {
+      this.drop(page);
+      return;
     }
+    if ((flags & stateMask) !== CACHED) this.setState(page, CACHED);
+    for (let arena = 0; arena < this.numArenas; arena++) {
+      if ((flags & (markMask | validBit(arena))) === 0) this.freeSlot(page, arena);
+    }
+    this.settle(page);
   }
 
   /** Takes the page out of the index and the orders, and frees it, unless a transfer or a child still needs its slots or its id. */
