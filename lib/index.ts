@@ -1,10 +1,13 @@
 /** kvasir: exact attention over long contexts, from Node, on the CPU and on CUDA. */
 export { DevicePageStore } from "./cache/device_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
+export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
+export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";
+export { TIER_VERSION, type TierGroup, type TierIdentity } from "./cache/tier_identity.js";
 export {
   type Backend,
   type Device,

@@ -71,6 +71,13 @@ napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> comp
   return promise;
 }
 
+napi_value Completions::promise(Completion& completion) {
+  napi_value promise = nullptr;
+  ok(env_, napi_create_promise(env_, &completion.deferred, &promise));
+  if (pending_++ == 0) napi_ref_threadsafe_function(env_, function_);
+  return promise;
+}
+
 void Completions::post(std::unique_ptr<Completion> completion) {
   const std::lock_guard lock(lock_);
   done_.push_back(std::move(completion));
@@ -106,8 +113,9 @@ void Completions::settle(Completion& completion) {
     napi_delete_reference(env_, completion.array);
   }
   if (!completion.gives_array) napi_get_undefined(env_, &value);
-  const bool lost = completion.status == KVASIR_DEVICE_LOST || completion.device->lost();
-  if (completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
+  if (completion.held != nullptr) napi_delete_reference(env_, completion.held);
+  const bool lost = completion.device != nullptr && (completion.status == KVASIR_DEVICE_LOST || completion.device->lost());
+  if (completion.fence != nullptr && completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
   if (lost) {
     completion.device->release_waiters();
     napi_reject_deferred(env_, completion.deferred, error_value(env_, kDeviceLost, completion.device->lost_sentence().c_str()));

@@ -20,12 +20,19 @@ class Program;
 class StagingRing;
 class Stream;
 
+// Work with threads of its own that must have ended before devices close.
+struct Ending {
+  virtual ~Ending() = default;
+  virtual void end() = 0;
+};
+
 // Everything native of one JavaScript environment. Devices hold it, and all else holds a device.
 struct Environment {
   FlagSlabs flags;
   Background background;
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
+  std::unordered_set<Ending*> endings;
   std::atomic<int> ending{0};  // streams and devices that the background thread has still to end
 
   // Holds a caller up that creates streams or devices faster than they can be ended, so that their threads do not pile up.

@@ -1,4 +1,4 @@
-// The five JavaScript classes: lib/native.ts says what their methods mean.
+// The JavaScript classes: lib/native.ts says what their methods mean.
 #pragma once
 #include <memory>
 
@@ -60,7 +60,9 @@ void define_stream(Bindings& bindings);
 void define_tensor(Bindings& bindings);
 void define_event(Bindings& bindings);
 void define_program(Bindings& bindings);
+void define_slab(Bindings& bindings);
 
+napi_value create_slab(Call& call);
 napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device);
 // Elements that a strided tensor spans, from its first to its last.
 int64_t span_of(const kvasir_tensor& view);
