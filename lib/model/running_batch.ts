@@ -196,7 +196,11 @@ export class RunningBatch implements Disposable {
         hasMoved ||= start !== known[slot];
         known[slot] = start;
       }
-      if (hasMoved) program.upload(program.rowStart[group] as Tensor, Int32Array.from(known, (start) => Math.max(0, start)));
+      if (hasMoved)
+        program.upload(
+          program.rowStart[group] as Tensor,
+          Int32Array.from(known, (start) => Math.max(0, start)),
+        );
     });
   }
 }
