@@ -1,5 +1,6 @@
 /** kvasir: exact attention over long contexts, from Node, on the CPU and on CUDA. */
 export { DevicePageStore } from "./cache/device_store.js";
+export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
@@ -50,5 +51,10 @@ export { type RopeArgs, rope } from "./ops/rope.js";
 export { type SampleArgs, sample } from "./ops/sample.js";
 export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
 export type { Program } from "./program.js";
+export type { Answer, AskResult, FinishReason, RequestCounters } from "./session/answer.js";
+export type { FirstRates } from "./session/cost.js";
+export { Scheduler, type SchedulerOptions, type SchedulerStats } from "./session/scheduler.js";
+export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session/session.js";
+export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";

@@ -117,6 +117,11 @@ export class KvCache {
     });
   }
 
+  /** Free pages that `reserve` would take, of the layer group that needs most. */
+  pagesToReserve(rows: readonly number[], tokens: readonly number[]): number {
+    return Math.max(0, ...this.groups.map((group) => this.#pagesNeeded(group, rows, tokens)));
+  }
+
   /** Counts `tokens` reserved tokens of the row as written. */
   commit(row: number, tokens: number): void {
     const length = this.length(row) + tokens;
