@@ -234,10 +234,8 @@ export class CacheTiers implements ContextStore {
     return Math.min(...this.cache.groups.map(({ pool }) => pool.numFree));
   }
 
-  /** Says which tokens a running sequence got beyond those of its passes, in order. */
-  noteTokens(sequence: Sequence, tokens: ArrayLike<number>): void {
-    const row = this.cache.rowOf(sequence);
-    this.cache.noteTokens(row, this.cache.log(row).length, tokens);
+  noteTokens(sequence: Sequence, position: number, tokens: ArrayLike<number>): void {
+    this.cache.noteTokens(this.cache.rowOf(sequence), position, tokens);
   }
 
   /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */

@@ -39,7 +39,7 @@ export interface ContextStore {
    */
   adopt(sequence: Sequence, tokens: Int32Array, options?: { signal?: AbortSignal | undefined }): Promise<number>;
   /** Says what was appended to the sequence, in order, once the host knows it: full pages can then be sealed and found again. */
-  noteTokens(sequence: Sequence, tokens: ArrayLike<number>): void;
+  noteTokens(sequence: Sequence, position: number, tokens: ArrayLike<number>): void;
   /** The sequence does not run for now: its pages may leave the device when room is needed. */
   suspend(sequence: Sequence): void;
   /** Pages that `resume` would have to bring to the device, of the layer group that needs most. */

@@ -13,7 +13,7 @@ import { identityFormat, type LayerGroup, type PageFormat } from "./page_format.
 import { NONE, PagePool, type PolicyFactory } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 import { PageTable } from "./page_table.js";
-import { extendRow, pagesNeeded } from "./reservation.js";
+import { extendRow, freeUp, pagesNeeded } from "./reservation.js";
 import { RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
 import { type SealedListener, sealRow } from "./sealing.js";
 import { Sequence } from "./sequence.js";
@@ -47,7 +47,7 @@ export interface CacheGroup {
 export class KvCache {
   readonly pageSize: number;
   readonly groups: readonly CacheGroup[];
-  /** Told of every page that is sealed. */
+  /** Told of every page that is sealed. Pages are sealed, and outlive their sequences, only where somebody listens. */
   onSealed: SealedListener | undefined;
   readonly #store: PageStore;
   readonly #rows: Rows = new Rows();
@@ -86,7 +86,8 @@ export class KvCache {
   }
 
   /**
-   * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing.
+   * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing. Pages that no
+   * running sequence has and that cost no copy to let go make way.
    * @throws ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT, and then nothing has changed.
    */
   reserve(rows: readonly number[], tokens: readonly number[]): void {
@@ -97,7 +98,7 @@ export class KvCache {
     for (const row of rows) this.#checkRunning(row);
     this.groups.forEach((group, index) => {
       const need = pagesNeeded(group, this.#rows, this.pageSize, rows, tokens);
-      const { numFree } = group.pool;
+      const numFree = freeUp(group.pool, need);
       if (need <= numFree) return;
       const where = this.groups.length > 1 ? ` in group ${index}` : "";
       throw new KvasirError(
@@ -119,7 +120,7 @@ export class KvCache {
 
   /** Free pages that `reserve` would take, of the layer group that needs most. */
   pagesToReserve(rows: readonly number[], tokens: readonly number[]): number {
-    return Math.max(0, ...this.groups.map((group) => this.#pagesNeeded(group, rows, tokens)));
+    return Math.max(0, ...this.groups.map((group) => pagesNeeded(group, this.#rows, this.pageSize, rows, tokens)));
   }
 
   /** Counts `tokens` reserved tokens of the row as written. */
@@ -137,6 +138,7 @@ export class KvCache {
 
   /** Tells which tokens the row has from `position` on; they may be ahead of what is committed. Full pages are sealed. */
   noteTokens(row: number, position: number, tokens: ArrayLike<number>): void {
+    if (this.onSealed === undefined) return;
     this.log(row).write(position, tokens);
     if (this.#rows.states[row] === RUNNING) sealRow(this.groups, this.#rows, row, this.pageSize, this.onSealed);
   }

@@ -1,6 +1,6 @@
 /** Making room for tokens at the end of rows: new pages, and private copies of pages that others see too. */
 import type { CacheGroup } from "./kv_cache.js";
-import { NONE, SEALED } from "./page_pool.js";
+import { NONE, type PagePool, SEALED } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 import type { Rows } from "./rows.js";
 
@@ -27,6 +27,17 @@ export function pagesNeeded(
     need += keepsOne ? count - 1 : count;
   }
   return need;
+}
+
+/** Lets pages go that need no copy first, where that makes `need` pages free. Returns how many are. */
+export function freeUp(pool: PagePool, need: number): number {
+  if (pool.numFree + pool.reclaimable(0) < need) return pool.numFree;
+  while (pool.numFree < need) {
+    const page = pool.victim(0, false);
+    if (page === NONE) break;
+    pool.dropSlot(page, 0);
+  }
+  return pool.numFree;
 }
 
 /** Gives the row pages for `tokens` more tokens that it alone may write. */

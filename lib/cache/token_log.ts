@@ -41,10 +41,16 @@ export class TokenLog {
     return this.#tokens.subarray(from, to);
   }
 
-  /** Puts tokens at `position`; later ones are forgotten. A gap before it is impossible: what is not known cannot be hashed. */
+  /**
+   * Puts tokens at `position`; where they differ from what was there, what was there after them is forgotten. Nothing can follow a gap:
+   * what is not known cannot be hashed.
+   */
   write(position: number, tokens: ArrayLike<number>): void {
     if (position > this.#length) return;
-    this.truncate(position);
+    let known = 0;
+    while (known < tokens.length && position + known < this.#length && this.#tokens[position + known] === tokens[known]) known++;
+    if (known === tokens.length) return;
+    this.truncate(position + known);
     const end = position + tokens.length;
     if (end > this.#tokens.length) {
       const grown = new Int32Array(Math.max(end, 2 * this.#tokens.length, 64));

@@ -58,7 +58,7 @@ export class Batcher {
   note(session: SessionState): void {
     const to = Math.min(session.sequence.length, session.context.settled);
     if (to <= session.noted) return;
-    this.#floor.store.noteTokens(session.sequence, session.context.slice(session.noted, to));
+    this.#floor.store.noteTokens(session.sequence, session.noted, session.context.slice(session.noted, to));
     session.noted = to;
   }
 

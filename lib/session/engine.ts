@@ -30,6 +30,8 @@ export interface Engine {
   readonly passTokens: number;
   /** Fewest tokens of a piece whose results do not depend on how a text is cut; 1 where that holds for all. */
   readonly steadyPieceTokens: number;
+  /** An empty sequence that shares pages with those of the same salt. */
+  createSequence(salt: string | undefined): Sequence;
   /** Enqueues a pass. `beforeLayer` lets its stream wait for a layer's pages. */
   pass(pieces: readonly Piece[], beforeLayer?: (stream: Stream, layer: number) => void): Pass;
   /** Adds a sequence to the batch with its latest token, the `draw`-th of its answer. */
@@ -53,6 +55,10 @@ export class ModelEngine implements Engine {
     this.cache = model.cache;
     this.passTokens = model.runner.passTokens;
     this.steadyPieceTokens = model.runner.steadyPieceTokens;
+  }
+
+  createSequence(salt: string | undefined): Sequence {
+    return this.#model.createSequence({ salt });
   }
 
   pass(pieces: readonly Piece[], beforeLayer?: (stream: Stream, layer: number) => void): Pass {

@@ -28,7 +28,7 @@ export interface SchedulerOptions {
   guardTokens?: number | undefined;
   /** First guesses of rates, until they were measured. */
   rates?: FirstRates | undefined;
-  /** Where pages are while their sessions do not run; by default they stay on the device or are recomputed. */
+  /** Where pages are while their sessions do not run; default the model's tiers, and without any they stay or are recomputed. */
   store?: ContextStore | undefined;
 }
 
@@ -171,7 +171,7 @@ export class Scheduler implements AsyncDisposable {
 /** Tests put an engine of their own in the model's place. */
 function schedulerBase(model: Model | SchedulerBase, options: SchedulerOptions): SchedulerBase {
   if ("engine" in model) return model;
-  return { engine: new ModelEngine(model), store: options.store ?? new DeviceOnlyStore(model.cache), model };
+  return { engine: new ModelEngine(model), store: options.store ?? model.tiers ?? new DeviceOnlyStore(model.cache), model };
 }
 
 function checkedOptions(options: SchedulerOptions): LoopOptions {

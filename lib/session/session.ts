@@ -54,7 +54,7 @@ export class Session implements AsyncDisposable {
     this.#options = options;
     this.#state = {
       context: from?.context ?? new Context(parts.engine.steadyPieceTokens),
-      sequence: from?.sequence ?? parts.engine.cache.createSequence(),
+      sequence: from?.sequence ?? parts.engine.createSequence(options.salt),
       priority: options.priority ?? 0,
       request: undefined,
       computed: from?.computed ?? 0,
