@@ -50,6 +50,7 @@ export { type RmsNormArgs, rmsNorm } from "./ops/rms_norm.js";
 export { type RopeArgs, rope } from "./ops/rope.js";
 export { type SampleArgs, sample } from "./ops/sample.js";
 export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
+export { PAGE_KEY_WORDS, pageKeys, pageKeysSync, rootKey, type RootKeyOptions } from "./page_keys.js";
 export type { Program } from "./program.js";
 export type { Answer, AskResult, FinishReason, RequestCounters } from "./session/answer.js";
 export type { FirstRates } from "./session/cost.js";

@@ -30,6 +30,12 @@ export interface NativeAddon {
   /** Converts between float32 and the bits of a dtype, round to nearest even; f16, bf16, f8e4m3, f8e5m2. */
   encodeFloats(dtype: number, values: Float32Array): Uint16Array | Uint8Array;
   decodeFloats(dtype: number, bits: Uint16Array | Uint8Array): Float32Array;
+  /** How pages are hashed here: "sha_ni" or "portable". */
+  readonly sha256Isa: string;
+  /** Keys of the full pages of `tokens`, 16 bytes each, hashed on the background thread from a copy of the tokens. */
+  pageKeys(tokens: Int32Array, pageSize: number, parent: Uint32Array): Promise<ArrayBuffer>;
+  /** The same at once, for at most 4096 tokens. */
+  pageKeysSync(tokens: Int32Array, pageSize: number, parent: Uint32Array): ArrayBuffer;
 }
 
 export interface NativeDeviceInfo {
@@ -203,7 +209,7 @@ export interface NativeSlab {
 }
 
 /** Exports without which the addon is not the one that these types describe. */
-const REQUIRED = ["opNames", "opFields", "probe", "openDevice", "createSlab", "encodeFloats", "decodeFloats"] as const;
+const REQUIRED = ["opNames", "opFields", "probe", "openDevice", "createSlab", "encodeFloats", "decodeFloats", "pageKeys"] as const;
 
 let loaded: NativeAddon | undefined;
 

@@ -1,8 +1,10 @@
 // What the module exports (lib/native.ts: NativeAddon), and what happens when an environment goes down.
 #include "../contracts/contract.h"
+#include "../core/sha256.h"
 #include "args.h"
 #include "floats.h"
 #include "loader.h"
+#include "page_keys.h"
 #include "wraps.h"
 
 namespace kvasir::addon {
@@ -85,6 +87,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       fields.Set(op++, of_op);
     }
     exports.Set("version", KVASIR_VERSION);
+    exports.Set("sha256Isa", sha256_isa());
     exports.Set("opNames", names);
     exports.Set("opFields", fields);
     export_function(env, exports, "probe", function<probe>);
@@ -92,6 +95,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     export_function(env, exports, "createSlab", function<create_slab>);
     export_function(env, exports, "encodeFloats", function<encode_floats>);
     export_function(env, exports, "decodeFloats", function<decode_floats>);
+    export_function(env, exports, "pageKeys", function<page_keys>);
+    export_function(env, exports, "pageKeysSync", function<page_keys_sync>);
     return nullptr;
   });
   return exports;

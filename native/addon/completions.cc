@@ -53,12 +53,17 @@ Completions::Completions(napi_env env) : env_(env) {
   ok(env, napi_unref_threadsafe_function(env, function_));
 }
 
-napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> completion) {
+napi_value Completions::promise(Completion& completion) {
   napi_value promise = nullptr;
-  ok(env_, napi_create_promise(env_, &completion->deferred, &promise));
+  ok(env_, napi_create_promise(env_, &completion.deferred, &promise));
+  if (pending_++ == 0) napi_ref_threadsafe_function(env_, function_);
+  return promise;
+}
+
+napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> completion) {
+  const napi_value promise = this->promise(*completion);
   completion->device = stream.device();
   completion->fence = stream.fence();
-  if (pending_++ == 0) napi_ref_threadsafe_function(env_, function_);
   try {
     completion->number = stream.number() + 1;
     stream.call_back(passed, completion.get());
