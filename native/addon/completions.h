@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct Completion {
   napi_deferred deferred = nullptr;
   napi_ref array = nullptr;  // the array that is being read or filled
   bool gives_array = false;  // resolves with it
+  std::optional<bool> answer;  // or with this
   std::shared_ptr<Device> device;
   std::shared_ptr<Fence> fence;  // known to be passed up to `number` once settled
   uint64_t number = 0;
@@ -42,6 +44,10 @@ class Completions {
 
   // Settles a fresh promise once the stream passed everything enqueued so far. `completion` says what else belongs to it.
   napi_value promise(Stream& stream, std::unique_ptr<Completion> completion);
+  // A promise that stays pending until the completion is posted; whoever enqueues the work sees to that.
+  napi_value begin(AnyStream& stream, Completion& completion);
+  // The same for work that is on no stream: `fence` is null.
+  napi_value begin(std::shared_ptr<Device> device, std::shared_ptr<Fence> fence, Completion& completion);
   // From any thread.
   void post(std::unique_ptr<Completion> completion);
   // The environment goes down: nothing is settled any more.
