@@ -23,6 +23,7 @@ export { type BitArray, type DType, dtypeBytes, dtypes } from "./dtype.js";
 export type { Float16ArrayLike, TensorData } from "./elements.js";
 export { type ErrorCode, KvasirError } from "./errors.js";
 export type { Event } from "./event.js";
+export { allocateHostTensor, type HostTensorOptions, isPinned } from "./host_tensor.js";
 export type { ModelConfig } from "./model/config.js";
 export type { DecodeBatch, DecodeOptions } from "./model/decode.js";
 export type { Sampling } from "./model/decode_program.js";
@@ -59,3 +60,5 @@ export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session
 export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";
+export type { CopyPath, PathFit, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export type { CopyPagesArgs, Transfer, TransferOutcome, TransferStream } from "./transfer_stream.js";

@@ -56,9 +56,21 @@ export interface NativeDevice {
   /** Returns pooled memory that nothing uses to the backend. */
   trim(): void;
   createStream(): NativeStream;
+  createTransferStream(): NativeTransferStream;
   createEvent(): NativeEvent;
   /** Uninitialised memory. Throws ERR_KVASIR_OUT_OF_MEMORY. */
   createTensor(dtype: number, shape: readonly number[]): NativeTensor;
+  /**
+   * Memory of this CPU device that `threads` threads touch, and page-lock for `pinnedFor`. `ready` resolves with whether all is done (false:
+   * aborted), and rejects where pages cannot be locked unless `allowUnpinned`. The tensor must not be used before.
+   */
+  createHostTensor(
+    dtype: number,
+    shape: readonly number[],
+    pinnedFor: NativeDevice | undefined,
+    allowUnpinned: boolean,
+    threads: number,
+  ): { tensor: NativeTensor; ready: Promise<boolean> };
   /** Whether nothing asynchronous has failed; throws ERR_KVASIR_DEVICE_LOST otherwise. */
   check(): void;
   /** Makes the device fail as if a kernel had faulted, to test what follows. Only with KVASIR_DEBUG=faults. */
@@ -92,6 +104,38 @@ export interface NativeStream {
   dispose(): void;
 }
 
+/** Its backend calls are made by a thread of its own; every call here only notes what is to be done. */
+export interface NativeTransferStream {
+  /**
+   * Checks all slots, then enqueues the copy of page `fromSlots[i]` to `toSlots[i]`; both tensors are [slots, elements_per_page].
+   * Offsets and `bytes` in bytes within a page; `path` as kvasir_copy_path of the ABI.
+   */
+  copyPages(
+    to: NativeTensor,
+    toSlots: Int32Array,
+    toOffset: number,
+    from: NativeTensor,
+    fromSlots: Int32Array,
+    fromOffset: number,
+    bytes: number,
+    path: number,
+  ): NativeTransfer;
+  finished(): Promise<void>;
+  recordEvent(event: NativeEvent): void;
+  waitEvent(event: NativeEvent): void;
+  stamp(slot: number): void;
+  /** After `finished`. */
+  elapsedMicroseconds(from: number, to: number): number;
+  dispose(): void;
+}
+
+export interface NativeTransfer {
+  /** true: the pages are there; false: cancelled before it began. Rejects where the copy failed. */
+  readonly settled: Promise<boolean>;
+  /** Whether the copy will not happen. */
+  cancel(): boolean;
+}
+
 /** A point in a stream that other streams, of either backend, can wait for; a wait means the latest record at the time of the call. */
 export interface NativeEvent {
   /** Whether the latest record was reached. */
@@ -106,6 +150,11 @@ export interface NativeTensor {
   readonly strides: readonly number[];
   /** Another tensor over the same storage. `offset` in elements from this tensor's first element. */
   view(offset: number, shape: readonly number[], strides: readonly number[]): NativeTensor;
+  /** Whether it is host memory that a device reaches directly. */
+  pinned(): boolean;
+  /** Of a host tensor: bytes that are touched and, where asked for, page-locked. */
+  bytesReady(): number;
+  abortPreparing(): void;
   /** Drops this reference; the memory returns to the pool once every stream that used it has passed. A no-op the second time. */
   dispose(): void;
 }

@@ -74,6 +74,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     check_argument_sizes();
     define_device(bindings);
     define_stream(bindings);
+    define_transfer_stream(bindings);
     define_tensor(bindings);
     define_event(bindings);
     define_program(bindings);
