@@ -107,7 +107,11 @@ async function ask(session: Session, turn: Turn, time: FakeTime): Promise<number
 }
 
 /** Every conversation at once. */
-export async function converseAll(scheduler: Scheduler, scripts: readonly Script[], time: FakeTime): Promise<(number[] | "aborted")[][]> {
+export async function converseAll(
+  scheduler: Scheduler,
+  scripts: readonly Script[],
+  time: FakeTime,
+): Promise<(number[] | "aborted")[][]> {
   const sessions = scripts.map(({ priority }) => scheduler.open({ priority }));
   const answers = await Promise.all(scripts.map((script, i) => converse(sessions[i] as Session, script, time)));
   await Promise.all(sessions.map((session) => session.close()));

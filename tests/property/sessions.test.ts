@@ -1,7 +1,7 @@
 /** Laws of the scheduler, on a made-up model in simulated time: whoever shares the device gets what it would get alone, and everyone ends. */
 import { describe, expect, test } from "vitest";
 import type { SchedulerOptions } from "../../lib/index.js";
-import { type FakeOptions, FakeTime, fakeScheduler } from "./fake_engine.js";
+import { type FakeOptions, fakeScheduler } from "./fake_engine.js";
 import { converseAll, makeScripts, randomFrom, type Script } from "./session_script.js";
 
 const seeds = Array.from({ length: 24 }, (_, i) => i + 1);
@@ -47,7 +47,9 @@ function largestNeed(scripts: readonly Script[], pageSize: number): number {
 const asTheyWent = (scripts: readonly Script[], answers: readonly (readonly (number[] | "aborted")[])[]): Script[] =>
   scripts.map((script, i) => ({
     ...script,
-    turns: script.turns.map(({ abortAfterMs: _, ...turn }, k) => (answers[i]?.[k] === "aborted" ? { ...turn, maxTokens: 0 } : turn)),
+    turns: script.turns.map(({ abortAfterMs: _, ...turn }, k) =>
+      answers[i]?.[k] === "aborted" ? { ...turn, maxTokens: 0 } : turn,
+    ),
   }));
 
 describe("sessions that share the device", () => {
@@ -71,15 +73,21 @@ describe("sessions that share the device", () => {
     expect(answers).toEqual(await alone(asTheyWent(scripts, answers), fake));
   });
 
-  test.each(seeds)("all end when they want 2 to 10 times the pages that there are, with few preemptions (seed %i)", async (seed) => {
-    const random = randomFrom(2000 + seed);
-    const scripts = makeScripts(random, { sessions: 24, read: 100, make: 60, turns: 1 }).map((script) => ({ ...script, startMs: 0 }));
-    const total = scripts.reduce((sum, script) => sum + largestNeed([script], 16), 0);
-    const maxPages = Math.max(largestNeed(scripts, 16), Math.ceil(total / (2 + (seed % 9))));
-    const { answers, stats } = await together(scripts, { maxPages }, {});
-    expect(answers.flat().length).toBe(24);
-    expect(stats.mostPreemptions).toBeLessThanOrEqual(4);
-  });
+  test.each(seeds)(
+    "all end when they want 2 to 10 times the pages that there are, with few preemptions (seed %i)",
+    async (seed) => {
+      const random = randomFrom(2000 + seed);
+      const scripts = makeScripts(random, { sessions: 24, read: 100, make: 60, turns: 1 }).map((script) => ({
+        ...script,
+        startMs: 0,
+      }));
+      const total = scripts.reduce((sum, script) => sum + largestNeed([script], 16), 0);
+      const maxPages = Math.max(largestNeed(scripts, 16), Math.ceil(total / (2 + (seed % 9))));
+      const { answers, stats } = await together(scripts, { maxPages }, {});
+      expect(answers.flat().length).toBe(24);
+      expect(stats.mostPreemptions).toBeLessThanOrEqual(4);
+    },
+  );
 });
 
 describe("a stream of important requests", () => {
