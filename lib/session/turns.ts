@@ -32,7 +32,7 @@ export class Turns {
       residency.topUp(2 * running.length);
       return false;
     }
-    const spare = (): SessionState[] => this.#spare(order, running[0]?.request);
+    const spare = (): SessionState[] => this.#spare(order, undefined);
     const pages = { free, coming: residency.coming, reclaimable: residency.heldBy(spare()) };
     const { victims, lacking } = planGrowth(running, pages, oldest);
     return this.#makeWay(victims, lacking, spare);
@@ -64,7 +64,10 @@ export class Turns {
     return true;
   }
 
-  /** Sessions whose pages may be taken for `request`: resting ones, the longest-resting first, then waiting ones from behind. */
+  /**
+   * Sessions whose pages may be taken: resting ones, the longest-resting first, then waiting ones from behind, for a waiting `request`
+   * only those behind it.
+   */
   #spare(order: readonly Request[], request: Request | undefined): SessionState[] {
     const resting = [...this.#floor.sessions].filter((session) => session.request === undefined && session.moving === undefined);
     resting.sort((a, b) => a.restingSince - b.restingSince);
