@@ -258,7 +258,16 @@ export interface NativeSlab {
 }
 
 /** Exports without which the addon is not the one that these types describe. */
-const REQUIRED = ["opNames", "opFields", "probe", "openDevice", "createSlab", "encodeFloats", "decodeFloats", "pageKeys"] as const;
+const REQUIRED = [
+  "opNames",
+  "opFields",
+  "probe",
+  "openDevice",
+  "createSlab",
+  "encodeFloats",
+  "decodeFloats",
+  "pageKeys",
+] as const;
 
 let loaded: NativeAddon | undefined;
 

@@ -45,11 +45,10 @@ export class DeviceMover implements PageMover {
     const { devicePages, hostPages, device } = this.#options;
     this.#follow(this.#out);
     const [from, to] = [devicePages[group] as Tensor, hostPages[group] as Tensor];
-    const deadlineMs = this.#deadlineMs;
-    const transfer = this.#out.copyPages({ from, fromSlots: deviceSlots, to, toSlots: hostSlots, deadlineMs });
+    const transfer = this.#out.copyPages({ from, fromSlots: deviceSlots, to, toSlots: hostSlots });
     const arrival = device.createEvent();
     this.#out.record(arrival);
-    return new DeviceMove(this.#options.stream, [transfer], [arrival], Number.POSITIVE_INFINITY);
+    return new DeviceMove(this.#options.stream, [transfer], [arrival], Number.POSITIVE_INFINITY, this.#deadlineMs);
   }
 
   toDevice(group: number, hostSlots: Int32Array, deviceSlots: Int32Array): Move {
@@ -73,14 +72,13 @@ export class DeviceMover implements PageMover {
           toSlots: deviceSlots,
           toOffset: offset,
           bytes,
-          deadlineMs: this.#deadlineMs,
         }),
       );
       const arrival = device.createEvent();
       this.#in.record(arrival);
       arrivals.push(arrival);
     }
-    return new DeviceMove(stream, transfers, arrivals, bandLayers);
+    return new DeviceMove(stream, transfers, arrivals, bandLayers, this.#deadlineMs);
   }
 
   async quiet(): Promise<void> {
@@ -110,14 +108,20 @@ class DeviceMove implements Move {
   readonly #bandLayers: number;
   #isOver = false;
 
-  constructor(stream: Stream, transfers: readonly Transfer[], arrivals: readonly Event[], bandLayers: number) {
+  constructor(
+    stream: Stream,
+    transfers: readonly Transfer[],
+    arrivals: readonly Event[],
+    bandLayers: number,
+    deadlineMs: number,
+  ) {
     this.#stream = stream;
     this.#transfers = transfers;
     this.#arrivals = arrivals;
     this.#bandLayers = bandLayers;
     this.bytes = transfers.reduce((sum, { bytes }) => sum + bytes, 0);
-    this.done = Promise.all(transfers.map(({ done }) => done)).then(worst);
     this.settled = this.#settle();
+    this.done = this.#within(deadlineMs);
   }
 
   hold(layer?: number): void {
@@ -132,15 +136,24 @@ class DeviceMove implements Move {
   }
 
   async #settle(): Promise<MoveOutcome> {
-    await Promise.all(this.#transfers.map(({ settled }) => settled));
-    const outcome = await this.done;
+    const outcomes = await Promise.all(this.#transfers.map(({ done }) => done));
     this.#isOver = true;
     for (const arrival of this.#arrivals) arrival.dispose();
-    return outcome === "late" ? "done" : outcome;
+    if (outcomes.includes("failed")) return "failed";
+    return outcomes.includes("cancelled") ? "cancelled" : "done";
   }
-}
 
-function worst(outcomes: readonly (MoveOutcome | "late")[]): MoveOutcome | "late" {
-  for (const bad of ["failed", "cancelled", "late"] as const) if (outcomes.includes(bad)) return bad;
-  return "done";
+  /** Past its deadline, what has not begun does not happen any more. */
+  #within(deadlineMs: number): Promise<MoveOutcome | "late"> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        this.cancel();
+        resolve("late");
+      }, deadlineMs);
+      this.settled.then((outcome) => {
+        clearTimeout(timer);
+        resolve(outcome);
+      });
+    });
+  }
 }

@@ -9,7 +9,7 @@ import type { Device } from "../device.js";
 import type { DType } from "../dtype.js";
 import { KvasirError } from "../errors.js";
 import { checkInteger, checkOptions } from "../options.js";
-import { rootKey, type SharingOptions } from "../page_keys.js";
+import { type RootKeyOptions, rootKey } from "../page_keys.js";
 import type { Stream } from "../stream.js";
 import type { Tensor } from "../tensor.js";
 import { type ModelConfig, parseConfig, readConfig } from "./config.js";
@@ -245,7 +245,7 @@ export class Model implements Disposable {
   }
 
   /** An empty sequence of this model's cache. It shares pages only with sequences of the same salt and extras. */
-  createSequence(sharing: SharingOptions = {}): Sequence {
+  createSequence(sharing: Omit<RootKeyOptions, "fingerprint"> = {}): Sequence {
     checkOptions("createSequence", sharing, ["salt", "extras"]);
     return this.cache.createSequence(rootKey({ fingerprint: this.#fingerprint, ...sharing }));
   }
