@@ -1,10 +1,14 @@
 /** kvasir: exact attention over long contexts, from Node, on the CPU and on CUDA. */
 export { DevicePageStore } from "./cache/device_store.js";
+export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
+export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
+export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";
+export { TIER_VERSION, type TierGroup, type TierIdentity } from "./cache/tier_identity.js";
 export {
   type Backend,
   type Device,
@@ -19,6 +23,7 @@ export { type BitArray, type DType, dtypeBytes, dtypes } from "./dtype.js";
 export type { Float16ArrayLike, TensorData } from "./elements.js";
 export { type ErrorCode, KvasirError } from "./errors.js";
 export type { Event } from "./event.js";
+export { allocateHostTensor, type HostTensorOptions, isPinned } from "./host_tensor.js";
 export type { ModelConfig } from "./model/config.js";
 export type { DecodeBatch, DecodeOptions } from "./model/decode.js";
 export type { Sampling } from "./model/decode_program.js";
@@ -48,5 +53,12 @@ export { type SampleArgs, sample } from "./ops/sample.js";
 export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
 export { PAGE_KEY_WORDS, pageKeys, pageKeysSync, rootKey, type RootKeyOptions } from "./page_keys.js";
 export type { Program } from "./program.js";
+export type { Answer, AskResult, FinishReason, RequestCounters } from "./session/answer.js";
+export type { FirstRates } from "./session/cost.js";
+export { Scheduler, type SchedulerOptions, type SchedulerStats } from "./session/scheduler.js";
+export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session/session.js";
+export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";
+export type { CopyPath, PathFit, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export type { CopyPagesArgs, Transfer, TransferOutcome, TransferStream } from "./transfer_stream.js";

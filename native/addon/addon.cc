@@ -75,9 +75,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     check_argument_sizes();
     define_device(bindings);
     define_stream(bindings);
+    define_transfer_stream(bindings);
     define_tensor(bindings);
     define_event(bindings);
     define_program(bindings);
+    define_slab(bindings);
     Napi::Array names = Napi::Array::New(env), fields = Napi::Array::New(env);
     uint32_t op = 0;
     for (const Contract& contract : contracts()) {
@@ -92,6 +94,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("opFields", fields);
     export_function(env, exports, "probe", function<probe>);
     export_function(env, exports, "openDevice", function<open_device>);
+    export_function(env, exports, "createSlab", function<create_slab>);
     export_function(env, exports, "encodeFloats", function<encode_floats>);
     export_function(env, exports, "decodeFloats", function<decode_floats>);
     export_function(env, exports, "pageKeys", function<page_keys>);

@@ -43,8 +43,7 @@ constexpr Tables make_tables() {
     tables[0][byte] = a;
   }
   for (size_t k = 1; k < 8; ++k)
-    for (size_t byte = 0; byte < 256; ++byte)
-      tables[k][byte] = (tables[k - 1][byte] >> 8) ^ tables[0][tables[k - 1][byte] & 255];
+    for (size_t byte = 0; byte < 256; ++byte) tables[k][byte] = (tables[k - 1][byte] >> 8) ^ tables[0][tables[k - 1][byte] & 255];
   return tables;
 }
 inline constexpr Tables kTables = make_tables();
@@ -70,8 +69,8 @@ inline uint32_t portable(uint32_t reg, const unsigned char* from, size_t bytes) 
 }
 
 #ifdef KVASIR_CRC32C_X86
-// Three adjacent runs of kRun bytes as one. The crc32 instruction multiplies its operand by x^32, and the product of two reflected
-// words carries one more x; so multiplying by x^(bits - 33) first moves a register over that many bits.
+// Three adjacent runs of kRun bytes as one. The crc32 instruction multiplies its operand by x^32, and the product of two
+// reflected words carries one more x; so multiplying by x^(bits - 33) first moves a register over that many bits.
 template <size_t kRun>
 __attribute__((target("sse4.2,pclmul"))) inline uint32_t three_runs(uint32_t reg, const unsigned char* from) {
   static_assert(kRun % 8 == 0 && kRun >= 16);

@@ -1,13 +1,13 @@
-// The header that goes with every stored page, on disk and in a shared store: enough to tell that the bytes are whole, and that they
-// are the page that was asked for. Little endian:
+// The header that goes with every stored page, on disk and in a shared store: enough to tell that the bytes are whole, and that
+// they are the page that was asked for. Little endian:
 //
 //   0 magic u64    8 version u32      12 header bytes u32   16 fingerprint[16]: model, layout, format, page size
 //   32 key[16]     48 parent[16]      64 page size u32      68 token count u32   72 payload bytes u64
 //   80 payload CRC-32C u32            84 layer group u32    88 token ids, i32 x page size (-1 behind the last token)
 //   zeros; in the header's last four bytes the CRC-32C of all before them
 //
-// The header is rounded to 64 bytes (352 for 64 tokens, 1152 for 256), so that it fits before a payload in a message; a store that
-// wants the payload aligned pads it.
+// The header is rounded to 64 bytes (352 for 64 tokens, 1152 for 256), so that it fits before a payload in a message; a store
+// that wants the payload aligned pads it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -103,8 +103,8 @@ inline void seal_envelope(const PageEnvelope& page, uint32_t payload_crc, uint8_
   put(out + bytes - 4, crc32c(out, bytes - 4), 4);
 }
 
-// The first field in which the header of `available` bytes is not that of `page`, by their order in the header; `none` where it is.
-// The payload is not looked at.
+// The first field in which the header of `available` bytes is not that of `page`, by their order in the header; `none` where it
+// is. The payload is not looked at.
 inline EnvelopeField check_envelope(const uint8_t* header, size_t available, const PageEnvelope& page) {
   using envelope_detail::get;
   using envelope_detail::get32;
