@@ -82,13 +82,6 @@ napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> comp
   return promise;
 }
 
-napi_value Completions::promise(Completion& completion) {
-  napi_value promise = nullptr;
-  ok(env_, napi_create_promise(env_, &completion.deferred, &promise));
-  if (pending_++ == 0) napi_ref_threadsafe_function(env_, function_);
-  return promise;
-}
-
 void Completions::post(std::unique_ptr<Completion> completion) {
   const std::lock_guard lock(lock_);
   done_.push_back(std::move(completion));

@@ -162,9 +162,9 @@ napi_value start(SlabWrap& self, Call& call, SlabDriver& driver, const std::shar
   Completion* completion = pending(call, array);
   const napi_value promise = call.bindings.completions.promise(*completion);
   Device* device = self.pools[batch->group].storage->device().get();
-  device->stream_opened();
+  device->hold_open();
   batch->done = [device, completion] {
-    device->stream_closed();
+    device->let_close();
     post(completion);
   };
   driver.submit(batch);
