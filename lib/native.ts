@@ -36,7 +36,26 @@ export interface NativeAddon {
   pageKeys(tokens: Int32Array, pageSize: number, parent: Uint32Array): Promise<ArrayBuffer>;
   /** The same at once, for at most 4096 tokens. */
   pageKeysSync(tokens: Int32Array, pageSize: number, parent: Uint32Array): ArrayBuffer;
+  /** Slots of a tensor in host memory into a SharedArrayBuffer, each behind its envelope; on a native thread. */
+  sealPages(...pages: NativeStagedPages): Promise<void>;
+  /** The other way round; a byte for each page, 0 where it is whole and the one that was asked for. */
+  openPages(...pages: [...NativeStagedPages, lengths: Float64Array]): Promise<ArrayBuffer>;
+  /** Bytes of the envelope before a page of so many tokens. */
+  envelopeBytes(pageSize: number): number;
 }
+
+export type NativeStagedPages = [
+  pool: NativeTensor,
+  slots: Int32Array,
+  staging: Uint8Array,
+  offsets: Float64Array,
+  fingerprint: Uint8Array,
+  group: number,
+  pageSize: number,
+  keys: Uint32Array,
+  parents: Uint32Array,
+  tokens: Int32Array,
+];
 
 export interface NativeDeviceInfo {
   name: string;
@@ -267,6 +286,7 @@ const REQUIRED = [
   "encodeFloats",
   "decodeFloats",
   "pageKeys",
+  "sealPages",
 ] as const;
 
 let loaded: NativeAddon | undefined;

@@ -5,6 +5,7 @@
 #include "floats.h"
 #include "loader.h"
 #include "page_keys.h"
+#include "page_staging.h"
 #include "wraps.h"
 
 namespace kvasir::addon {
@@ -13,11 +14,11 @@ namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 
-template <napi_value (*body)(Call&)>
+template <napi_value (*body)(Call&), size_t most = Call::kMost>
 napi_value function(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
-    size_t count = Call::kMost;
-    napi_value arguments[Call::kMost];
+    size_t count = most;
+    napi_value arguments[most];
     ok(env, napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr));
     Call call{env, bindings_of(env), count, arguments};
     return body(call);
@@ -98,6 +99,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     export_function(env, exports, "decodeFloats", function<decode_floats>);
     export_function(env, exports, "pageKeys", function<page_keys>);
     export_function(env, exports, "pageKeysSync", function<page_keys_sync>);
+    export_function(env, exports, "sealPages", function<seal_pages, kSealArguments>);
+    export_function(env, exports, "openPages", function<open_pages, kOpenArguments>);
+    export_function(env, exports, "envelopeBytes", function<envelope_size>);
     return nullptr;
   });
   return exports;

@@ -31,6 +31,7 @@ struct Ending {
 struct Environment {
   FlagSlabs flags;
   Background background;
+  Background page_copies;  // a thread of their own, for they keep one busy
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
   std::unordered_set<Ending*> endings;

@@ -126,12 +126,15 @@ inline EnvelopeField check_envelope(const uint8_t* header, size_t available, con
   return get32(header + bytes - 4) == crc32c(header, bytes - 4) ? F::none : F::header_crc;
 }
 
+// The payload's checksum, as the header has it.
+inline uint32_t envelope_payload_crc(const uint8_t* header) { return envelope_detail::get32(header + 80); }
+
 // Header and payload of a page as stored; `none` where both are those of `page`.
 inline EnvelopeField check_page(const uint8_t* header, size_t available, const void* payload, const PageEnvelope& page) {
   const EnvelopeField field = check_envelope(header, available, page);
   if (field != EnvelopeField::none) return field;
   const uint32_t crc = crc32c(payload, page.payload_bytes);
-  return crc == envelope_detail::get32(header + 80) ? EnvelopeField::none : EnvelopeField::payload_crc;
+  return crc == envelope_payload_crc(header) ? EnvelopeField::none : EnvelopeField::payload_crc;
 }
 
 }  // namespace kvasir

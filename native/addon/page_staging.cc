@@ -1,0 +1,233 @@
+#include "page_staging.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "../core/page_envelope.h"
+#include "host_array.h"
+#include "wraps.h"
+
+namespace kvasir::addon {
+
+namespace {
+
+constexpr size_t kChunkBytes = size_t{128} << 10;  // copied, then summed while the cache has it
+constexpr int kStepChunks = 8;
+constexpr size_t kKeyBytes = 16;
+constexpr int64_t kMostPages = 1 << 20;
+
+// What one call moves; the arrays are copies, but for the pool and the staging memory.
+struct Batch {
+  std::shared_ptr<Device> device;
+  char* pool = nullptr;
+  size_t pool_slots = 0, page_bytes = 0;
+  uint8_t* staging = nullptr;
+  size_t staging_bytes = 0;
+  std::vector<int32_t> slots;
+  std::vector<double> offsets, lengths;
+  std::vector<uint8_t> fingerprint, keys, parents;
+  uint32_t group = 0, page_size = 0;
+  std::vector<int32_t> tokens;
+
+  size_t pages() const { return slots.size(); }
+  size_t header_bytes() const { return envelope_bytes(page_size); }
+  char* slot(size_t page) const { return pool + static_cast<size_t>(slots[page]) * page_bytes; }
+  uint8_t* staged(size_t page) const { return staging + static_cast<size_t>(offsets[page]); }
+  PageEnvelope envelope(size_t page) const {
+    return {fingerprint.data(), keys.data() + page * kKeyBytes, parents.data() + page * kKeyBytes,
+            tokens.data() + page * page_size, page_size, group, page_bytes};
+  }
+};
+
+class StagingJob : public Job {
+ public:
+  // results: null to seal; one byte a page to open.
+  StagingJob(Batch batch, uint8_t* results, std::unique_ptr<Completion> completion)
+      : batch_(std::move(batch)), results_(results), completion_(std::move(completion)) {
+    batch_.device->stream_opened();  // a disposed device keeps its memory until it has no more streams, nor such copies
+  }
+  ~StagingJob() override { batch_.device->stream_closed(); }
+
+  Step step() override {
+    for (int chunk = 0; chunk < kStepChunks && page_ < batch_.pages(); ++chunk) {
+      if (done_ == 0 && results_ != nullptr && !begin_open()) {
+        ++page_;
+        continue;
+      }
+      copy_chunk();
+      if (done_ == batch_.page_bytes) finish_page();
+    }
+    if (page_ < batch_.pages()) return Step::progressed;
+    Completions& completions = completion_->completions;
+    completions.post(std::move(completion_));
+    return Step::done;
+  }
+
+ private:
+  // Judges a copy of the header, for the staging memory is shared with a thread that could be wrong.
+  bool begin_open() {
+    const size_t header = batch_.header_bytes();
+    EnvelopeField field = EnvelopeField::length;
+    if (static_cast<size_t>(batch_.lengths[page_]) == header + batch_.page_bytes) {
+      std::memcpy(header_, batch_.staged(page_), header);
+      field = check_envelope(header_, header, batch_.envelope(page_));
+    }
+    results_[page_] = static_cast<uint8_t>(field);
+    return field == EnvelopeField::none;
+  }
+
+  // The checksum is that of the copy, whatever happens to the source meanwhile.
+  void copy_chunk() {
+    char* payload = reinterpret_cast<char*>(batch_.staged(page_)) + batch_.header_bytes() + done_;
+    char* slot = batch_.slot(page_) + done_;
+    char* to = results_ == nullptr ? payload : slot;
+    const size_t bytes = std::min(kChunkBytes, batch_.page_bytes - done_);
+    std::memcpy(to, results_ == nullptr ? slot : payload, bytes);
+    crc_ = crc32c(to, bytes, crc_);
+    done_ += bytes;
+  }
+
+  void finish_page() {
+    if (results_ == nullptr) {
+      seal_envelope(batch_.envelope(page_), crc_, batch_.staged(page_));
+    } else if (crc_ != envelope_payload_crc(header_)) {
+      results_[page_] = static_cast<uint8_t>(EnvelopeField::payload_crc);
+    }
+    ++page_;
+    done_ = 0;
+    crc_ = 0;
+  }
+
+  Batch batch_;
+  uint8_t* results_;
+  std::unique_ptr<Completion> completion_;
+  size_t page_ = 0, done_ = 0;
+  uint32_t crc_ = 0;
+  uint8_t header_[kMostEnvelopeBytes];
+};
+
+template <class T>
+std::vector<T> elements(const Call& call, size_t index, const char* name, napi_typedarray_type type, const char* words,
+                        size_t count) {
+  const HostArray array = host_array(call, index, name, sizeof(T));
+  if (array.type != type) call.wrong(index, name, words);
+  if (array.bytes != count * sizeof(T)) {
+    throw Failure(kInvalidArgument, std::string(name) + " has " + std::to_string(array.bytes / sizeof(T)) +
+                                        " entries, expected " + std::to_string(count) + ".");
+  }
+  const T* data = static_cast<const T*>(array.data);
+  return count == 0 ? std::vector<T>() : std::vector<T>(data, data + count);
+}
+
+// Words of keys as their bytes, in which the least significant word comes first.
+std::vector<uint8_t> key_bytes(const Call& call, size_t index, const char* name, size_t pages) {
+  const std::vector<uint32_t> words = elements<uint32_t>(call, index, name, napi_uint32_array, "Uint32Array", 4 * pages);
+  std::vector<uint8_t> bytes(words.size() * 4);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(words[i / 4] >> (8 * (i % 4)));
+  return bytes;
+}
+
+void read_pool(const Call& call, Batch& batch) {
+  TensorWrap& pool = call.object<TensorWrap>(0, "pool");
+  pool.check_usable("pool");
+  batch.device = pool.storage->device();
+  batch.device->check_usable();
+  if (!batch.device->on_host())
+    throw Failure(kInvalidArgument, "pool lies on " + batch.device->label() + ", expected a tensor of a CPU device.");
+  if (pool.view.rank < 2 || !pool.contiguous())
+    throw Failure("ERR_KVASIR_SHAPE", "pool is a strided view or has one dimension, expected [slots, elements of a page].");
+  batch.pool = static_cast<char*>(pool.view.data);
+  batch.pool_slots = static_cast<size_t>(pool.view.shape[0]);
+  batch.page_bytes = batch.pool_slots == 0 ? 0 : pool.bytes() / batch.pool_slots;
+}
+
+// Memory of a SharedArrayBuffer cannot be detached, so that a reference keeps it in place.
+void read_staging(const Call& call, Batch& batch) {
+  bool is_typed = false, is_plain = true;
+  napi_typedarray_type type = napi_int8_array;
+  napi_value buffer = nullptr;
+  void* data = nullptr;
+  if (napi_is_typedarray(call.env, call.arguments[2], &is_typed) != napi_ok || !is_typed) call.wrong(2, "staging", "Uint8Array");
+  ok(call.env,
+     napi_get_typedarray_info(call.env, call.arguments[2], &type, &batch.staging_bytes, &data, &buffer, nullptr));
+  ok(call.env, napi_is_arraybuffer(call.env, buffer, &is_plain));
+  if (type != napi_uint8_array || is_plain)
+    throw Failure(kInvalidArgument, "staging is not a Uint8Array over a SharedArrayBuffer.");
+  batch.staging = static_cast<uint8_t*>(data);
+}
+
+void check_places(const Batch& batch) {
+  const double limit = static_cast<double>(batch.staging_bytes) - static_cast<double>(batch.header_bytes() + batch.page_bytes);
+  for (size_t page = 0; page < batch.pages(); ++page) {
+    const double offset = batch.offsets[page];
+    if (batch.slots[page] < 0 || static_cast<size_t>(batch.slots[page]) >= batch.pool_slots) {
+      throw Failure("ERR_KVASIR_PAGE_OUT_OF_RANGE", "slots[" + std::to_string(page) + "] is " +
+                                                        std::to_string(batch.slots[page]) + ", expected a slot of the pool's " +
+                                                        std::to_string(batch.pool_slots) + ".");
+    }
+    if (!(offset >= 0 && offset <= limit && offset == std::floor(offset))) {
+      throw Failure(kInvalidArgument,
+                    "offsets[" + std::to_string(page) + "] is " + std::to_string(offset) +
+                        ", expected one at which a page of " + std::to_string(batch.header_bytes() + batch.page_bytes) +
+                        " bytes ends within the staging buffer's " + std::to_string(batch.staging_bytes) + ".");
+    }
+  }
+}
+
+Batch read_batch(const Call& call) {
+  Batch batch;
+  read_pool(call, batch);
+  read_staging(call, batch);
+  const size_t pages = host_array(call, 1, "slots", sizeof(int32_t)).bytes / sizeof(int32_t);
+  if (pages > static_cast<size_t>(kMostPages))
+    throw Failure(kInvalidArgument, "slots has " + std::to_string(pages) + " entries, expected at most a million.");
+  batch.slots = elements<int32_t>(call, 1, "slots", napi_int32_array, "Int32Array", pages);
+  batch.offsets = elements<double>(call, 3, "offsets", napi_float64_array, "Float64Array", pages);
+  batch.fingerprint = elements<uint8_t>(call, 4, "fingerprint", napi_uint8_array, "Uint8Array", kKeyBytes);
+  batch.group = static_cast<uint32_t>(call.integer(5, "group", 0, INT32_MAX));
+  batch.page_size = static_cast<uint32_t>(call.integer(6, "pageSize", 1, kMostPageTokens));
+  batch.keys = key_bytes(call, 7, "keys", pages);
+  batch.parents = key_bytes(call, 8, "parents", pages);
+  batch.tokens = elements<int32_t>(call, 9, "tokens", napi_int32_array, "Int32Array", pages * batch.page_size);
+  check_places(batch);
+  return batch;
+}
+
+napi_value submit(Call& call, Batch batch, napi_value results, uint8_t* result_bytes) {
+  auto owned = std::make_unique<Completion>(call.bindings.completions);
+  Completion& completion = *owned;
+  completion.storage = call.object<TensorWrap>(0, "pool").storage;
+  auto job = std::make_unique<StagingJob>(std::move(batch), result_bytes, std::move(owned));
+  ok(call.env, napi_create_reference(call.env, call.arguments[2], 1, &completion.pinned));
+  if (results != nullptr) {
+    completion.gives_array = true;
+    ok(call.env, napi_create_reference(call.env, results, 1, &completion.array));
+  }
+  const napi_value promise = call.bindings.completions.promise(completion);
+  call.bindings.native->page_copies.submit(std::move(job));
+  return promise;
+}
+
+}  // namespace
+
+napi_value seal_pages(Call& call) { return submit(call, read_batch(call), nullptr, nullptr); }
+
+napi_value open_pages(Call& call) {
+  Batch batch = read_batch(call);
+  batch.lengths = elements<double>(call, 10, "lengths", napi_float64_array, "Float64Array", batch.pages());
+  for (double& length : batch.lengths) length = length >= 0 && length < 0x1p53 ? length : 0;
+  napi_value results = nullptr;
+  void* data = nullptr;
+  const size_t pages = batch.pages();
+  if (napi_create_arraybuffer(call.env, pages, &data, &results) != napi_ok) throw Napi::Error::New(call.env);
+  return submit(call, std::move(batch), results, static_cast<uint8_t*>(data));
+}
+
+napi_value envelope_size(Call& call) {
+  return call.value(static_cast<double>(
+      envelope_bytes(static_cast<uint32_t>(call.integer(0, "pageSize", 1, kMostPageTokens)))));
+}
+
+}  // namespace kvasir::addon
