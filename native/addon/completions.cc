@@ -117,7 +117,8 @@ void Completions::settle(Completion& completion) {
   if (!completion.gives_array) napi_get_undefined(env_, &value);
   if (completion.answer) napi_get_boolean(env_, *completion.answer, &value);
   const bool lost = completion.status == KVASIR_DEVICE_LOST || completion.device->lost();
-  if (completion.status == KVASIR_OK && completion.fence != nullptr) completion.fence->known.store(completion.number, std::memory_order_relaxed);
+  if (completion.status == KVASIR_OK && completion.fence != nullptr)
+    completion.fence->known.store(completion.number, std::memory_order_relaxed);
   if (lost) {
     completion.device->release_waiters();
     napi_reject_deferred(env_, completion.deferred, error_value(env_, kDeviceLost, completion.device->lost_sentence().c_str()));
