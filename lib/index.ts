@@ -61,5 +61,6 @@ export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session
 export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";
-export type { CopyPath, PathFit, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export type { CopyPath, PathFit, PathFits, PathSample, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export { measureTransferPaths } from "./transfer_paths.js";
 export type { CopyPagesArgs, Transfer, TransferOutcome, TransferStream } from "./transfer_stream.js";

@@ -116,7 +116,6 @@ void Completions::settle(Completion& completion) {
     napi_get_reference_value(env_, completion.array, &value);
     napi_delete_reference(env_, completion.array);
   }
-  if (completion.pinned != nullptr) napi_delete_reference(env_, completion.pinned);
   if (!completion.gives_array) napi_get_undefined(env_, &value);
   if (completion.answer) napi_get_boolean(env_, *completion.answer, &value);
   if (completion.held != nullptr) napi_delete_reference(env_, completion.held);

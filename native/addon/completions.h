@@ -27,7 +27,6 @@ struct Completion {
   std::optional<bool> answer;  // or with this
   napi_ref held = nullptr;   // an object that must not be collected before
   std::shared_ptr<Device> device;  // null: the work is on no stream, and no lost device ends it
-  napi_ref pinned = nullptr;  // another array that must stay
   std::shared_ptr<Fence> fence;  // known to be passed up to `number` once settled
   uint64_t number = 0;
   std::shared_ptr<Storage> storage;
