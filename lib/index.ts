@@ -2,7 +2,7 @@
 export { DevicePageStore } from "./cache/device_store.js";
 export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
-export { CacheTiers, type CacheTiersOptions, type Resumption } from "./cache/cache_tiers.js";
+export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";

@@ -97,7 +97,8 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     }
     const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages };
     if (options.disk !== undefined) drivers.push(await openDiskTier({ ...options.disk, ...common }));
-    if (options.remote !== undefined) drivers.push(await openRemoteTier({ ...options.remote, ...common, pageSize: cache.pageSize }));
+    if (options.remote !== undefined)
+      drivers.push(await openRemoteTier({ ...options.remote, ...common, pageSize: cache.pageSize }));
   } catch (error) {
     await free();
     throw error;

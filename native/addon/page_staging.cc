@@ -200,7 +200,7 @@ napi_value submit(Call& call, Batch batch, napi_value results, uint8_t* result_b
   Completion& completion = *owned;
   completion.storage = call.object<TensorWrap>(0, "pool").storage;
   auto job = std::make_unique<StagingJob>(std::move(batch), result_bytes, std::move(owned));
-  ok(call.env, napi_create_reference(call.env, call.arguments[2], 1, &completion.pinned));
+  ok(call.env, napi_create_reference(call.env, call.arguments[2], 1, &completion.held));
   if (results != nullptr) {
     completion.gives_array = true;
     ok(call.env, napi_create_reference(call.env, results, 1, &completion.array));

@@ -9,7 +9,7 @@ import {
   MARK_IN,
   MARK_LOAD,
   MARK_OUT,
-  MARK_SHARE,
+  MARK_EVICT,
   NONE,
   PagePool,
   SEALED,
@@ -111,7 +111,7 @@ describe("transfers", () => {
     const pool = new PagePool({ slots: [2, 2], pageSize });
     const page = pool.take();
     pool.takeSlot(page, 1);
-    const [out, share] = [pool.mark(page, MARK_OUT), pool.mark(page, MARK_SHARE)];
+    const [out, share] = [pool.mark(page, MARK_OUT), pool.mark(page, MARK_EVICT)];
     pool.release(page);
     expect([pool.state(page), pool.usedSlots(0), pool.usedSlots(1)]).toEqual([ACTIVE, 1, 1]);
     expectError("ERR_KVASIR_INTERNAL", ["is not in use"], () => pool.retain(page));
@@ -119,9 +119,9 @@ describe("transfers", () => {
     expect(pool.unmark(page, MARK_OUT, out)).toBe(false);
     expect(pool.usedSlots(0)).toBe(1);
     balance(pool);
-    expect(pool.unmark(page, MARK_SHARE, share)).toBe(false);
+    expect(pool.unmark(page, MARK_EVICT, share)).toBe(false);
     expect([pool.state(page), pool.usedSlots(0), pool.usedSlots(1)]).toEqual([FREE, 0, 0]);
-    expectError("ERR_KVASIR_INTERNAL", ["has no transfer mark"], () => pool.unmark(page, MARK_SHARE, share));
+    expectError("ERR_KVASIR_INTERNAL", ["has no transfer mark"], () => pool.unmark(page, MARK_EVICT, share));
     balance(pool);
   });
 
@@ -146,14 +146,14 @@ describe("transfers", () => {
     const page = pool.take();
     pool.takeSlot(page, 1);
     pool.setValid(page, 1, true);
-    const share = pool.mark(page, MARK_SHARE);
+    const share = pool.mark(page, MARK_EVICT);
     expectError("ERR_KVASIR_INTERNAL", ["is in a transfer; its slot in arena 1"], () => pool.dropSlot(page, 1));
     const out = pool.mark(page, MARK_IN);
     expectError("ERR_KVASIR_INTERNAL", ["is in a transfer; its slot in arena 0"], () => pool.dropSlot(page, 0));
     pool.unmark(page, MARK_IN, out);
     pool.dropSlot(page, 0);
     expect([pool.slot(page, 0), pool.slot(page, 1) !== NONE]).toEqual([NONE, true]);
-    pool.unmark(page, MARK_SHARE, share);
+    pool.unmark(page, MARK_EVICT, share);
     balance(pool);
   });
 
@@ -163,9 +163,9 @@ describe("transfers", () => {
     for (const page of pages) pool.release(page);
     const cold = pool.victim(0);
     expect(cold).toBe(pages[0]);
-    const epoch = pool.mark(cold, MARK_SHARE);
+    const epoch = pool.mark(cold, MARK_EVICT);
     expect([pool.victim(0), pool.evictable(0)]).toEqual([pages[1], 2]);
-    pool.unmark(cold, MARK_SHARE, epoch);
+    pool.unmark(cold, MARK_EVICT, epoch);
     expect(pool.victim(0)).toBe(cold);
   });
 
