@@ -2,6 +2,7 @@
 export { DevicePageStore } from "./cache/device_store.js";
 export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
+export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
@@ -60,5 +61,6 @@ export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session
 export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";
-export type { CopyPath, PathFit, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export type { CopyPath, PathFit, PathFits, PathSample, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export { measureTransferPaths } from "./transfer_paths.js";
 export type { CopyPagesArgs, Transfer, TransferOutcome, TransferStream } from "./transfer_stream.js";

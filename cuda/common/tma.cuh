@@ -52,8 +52,8 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
 #endif
 }
 
-// Runs of bytes between global and shared memory: addresses and lengths are multiples of 16. A load completes on its barrier; stores
-// belong to groups, which are committed and waited for in order.
+// Runs of bytes between global and shared memory: addresses and lengths are multiples of 16. A load completes on its barrier;
+// stores belong to groups, which are committed and waited for in order.
 __device__ __forceinline__ void bulk_load(uint32_t smem, const void* from, uint32_t bytes, uint32_t barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem), "l"(from),

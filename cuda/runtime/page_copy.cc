@@ -94,15 +94,15 @@ template <class To, class From, class Bytes>
 cudaError_t call(cudaError_t (*function)(To, From, Bytes, size_t, cudaMemcpyAttributes*, size_t*, size_t, size_t*, cudaStream_t),
                  Batch& batch, cudaMemcpyAttributes& attributes, cudaStream_t stream) {
   size_t first = 0, failed = 0;
-  return function((To)batch.to.data(), (From)batch.from.data(), (Bytes)batch.bytes.data(), batch.to.size(), &attributes, &first, 1,
-                  &failed, stream);
+  return function((To)batch.to.data(), (From)batch.from.data(), (Bytes)batch.bytes.data(), batch.to.size(), &attributes, &first,
+                  1, &failed, stream);
 }
 template <class To, class From, class Bytes>
-cudaError_t call(cudaError_t (*function)(To, From, Bytes, size_t, cudaMemcpyAttributes*, size_t*, size_t, cudaStream_t), Batch& batch,
-                 cudaMemcpyAttributes& attributes, cudaStream_t stream) {
+cudaError_t call(cudaError_t (*function)(To, From, Bytes, size_t, cudaMemcpyAttributes*, size_t*, size_t, cudaStream_t),
+                 Batch& batch, cudaMemcpyAttributes& attributes, cudaStream_t stream) {
   size_t first = 0;
-  return function((To)batch.to.data(), (From)batch.from.data(), (Bytes)batch.bytes.data(), batch.to.size(), &attributes, &first, 1,
-                  stream);
+  return function((To)batch.to.data(), (From)batch.from.data(), (Bytes)batch.bytes.data(), batch.to.size(), &attributes, &first,
+                  1, stream);
 }
 
 cudaError_t flush(cudaStream_t stream, Batch& batch) {
@@ -172,7 +172,8 @@ int32_t chosen_path(const kvasir_page_copy& copy, const Sides& sides) {
 kvasir_status copy_by_staging(kvasir_stream& stream, const kvasir_page_copy& copy, const Sides& sides, kvasir_error* err) {
   kvasir_status status = KVASIR_OK;
   each_run(copy, [&](char* to, const char* from, size_t bytes) {
-    status = sides.to.place == Place::device ? stream.copy_in(to, from, bytes, false, err) : stream.copy_out(to, from, bytes, err);
+    status =
+        sides.to.place == Place::device ? stream.copy_in(to, from, bytes, false, err) : stream.copy_out(to, from, bytes, err);
     return status == KVASIR_OK;
   });
   return status;

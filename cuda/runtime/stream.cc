@@ -161,8 +161,8 @@ kvasir_status kvasir_stream::copy_direct(void* dst, const void* src, const void*
   for (size_t at = 0; at < bytes;) {
     const size_t pinned = kvasir::cuda::pinned_piece(static_cast<const char*>(host) + at, bytes - at);
     const size_t piece = pinned == 0 ? bytes - at : pinned;
-    const cudaError_t result = cudaMemcpyAsync(static_cast<char*>(dst) + at, static_cast<const char*>(src) + at, piece,
-                                               cudaMemcpyDefault, handle_);
+    const cudaError_t result =
+        cudaMemcpyAsync(static_cast<char*>(dst) + at, static_cast<const char*>(src) + at, piece, cudaMemcpyDefault, handle_);
     if (result != cudaSuccess) return device_.check(result, doing, err);
     at += piece;
   }

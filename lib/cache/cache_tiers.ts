@@ -8,8 +8,7 @@
  */
 import { KvasirError } from "../errors.js";
 import { pageKeys } from "../page_keys.js";
-import type { ContextStore, HitTokens } from "./context_store.js";
-import type { Stream } from "../stream.js";
+import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
 import { Evictor } from "./evictor.js";
 import { KeyedMoves } from "./keyed_moves.js";
@@ -17,7 +16,7 @@ import type { KvCache } from "./kv_cache.js";
 import type { PageMover } from "./page_mover.js";
 import { claimPrefix, dropClaim } from "./prefix_claim.js";
 import { NONE, SEALED } from "./page_pool.js";
-import { type Resumed, Resuming } from "./resumption.js";
+import { Resuming } from "./resumption.js";
 import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
@@ -35,20 +34,6 @@ export interface CacheTiersOptions {
 
 /** Most pages of one call to a keyed tier while a sequence is written out. */
 const flushPages = 64;
-
-/** A sequence on its way back. */
-export interface Resumption {
-  /** Resolves when the copies are enqueued: the sequence may be used from then on, by work that `waitLayer` holds. Rejects as `ready`. */
-  readonly enqueued: Promise<void>;
-  /**
-   * Resolves when all pages are on the device.
-   * @throws (rejection) ERR_KVASIR_OUT_OF_PAGES where room cannot be made, and then the sequence is suspended as before;
-   * ERR_KVASIR_DEVICE_LOST where a copy failed or was late; ERR_KVASIR_DISPOSED; the signal's reason
-   */
-  readonly ready: Promise<Resumed>;
-  /** Holds what the cache's stream gets from now on until the pages are there, as far as `layer` (absent: any) needs them. */
-  waitLayer(stream?: Stream, layer?: number): void;
-}
 
 export class CacheTiers implements ContextStore {
   readonly cache: KvCache;
@@ -168,7 +153,7 @@ export class CacheTiers implements ContextStore {
     });
     enqueued.catch(() => undefined); // told by `ready` too; a caller may look at either
     ready.catch(() => undefined);
-    return { enqueued, ready, waitLayer: (_stream, layer) => resuming.hold(layer) };
+    return { enqueued, ready, hold: (layer) => resuming.hold(layer) };
   }
 
   /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */
@@ -289,7 +274,7 @@ export class CacheTiers implements ContextStore {
     try {
       const resumption = this.resume(sequence, { signal });
       await resumption.enqueued;
-      resumption.waitLayer();
+      resumption.hold();
       return sequence.length;
     } catch (error) {
       if (sequence.disposed || signal?.aborted === true) throw error;

@@ -2,7 +2,6 @@
  * Where the pages of sequences are while they do not run, seen from a scheduler: it says which sequences run, which rest and which come
  * next; a store moves their pages between the device and what lies below it. `DeviceOnlyStore` is the store of a cache with nothing below.
  */
-import type { Stream } from "../stream.js";
 import type { KvCache } from "./kv_cache.js";
 import type { Sequence } from "./sequence.js";
 
@@ -13,9 +12,11 @@ export interface Resumption {
    * the sequence was truncated before it, and is to be read again from there.
    * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), and then it is suspended as before; the signal's reason
    */
-  ready: Promise<{ tokens: number; bytes: number }>;
-  /** Makes `stream` wait for the pages of `layer` only, so that a pass can start under the copy. */
-  waitLayer(stream: Stream, layer: number): void;
+  readonly ready: Promise<{ tokens: number; bytes: number }>;
+  /** Resolves when the copies are enqueued: the sequence runs from then on, with work that `hold` holds back. Rejects as `ready`. */
+  readonly enqueued: Promise<void>;
+  /** Holds what the cache's stream gets from now on until the pages are there, as far as `layer` (absent: any) needs them. */
+  hold(layer?: number): void;
 }
 
 /** Tokens that a sequence needed back, counted by the tier where they were found; "recompute" counts those found nowhere. */
@@ -100,7 +101,7 @@ export class DeviceOnlyStore implements ContextStore {
 
   resume(sequence: Sequence): Resumption {
     this.#resumedTokens += sequence.length;
-    return { ready: Promise.resolve({ tokens: sequence.length, bytes: 0 }), waitLayer: () => undefined };
+    return { ready: Promise.resolve({ tokens: sequence.length, bytes: 0 }), enqueued: Promise.resolve(), hold: () => undefined };
   }
 
   async swapOut(): Promise<{ bytes: number }> {

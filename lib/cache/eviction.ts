@@ -21,8 +21,8 @@ export interface EvictionPolicy {
   coldest(): number;
   /** A sealed page has left the arena. */
   evicted(page: number): void;
-  /** The page's id is free: whatever comes next under it is another page. */
-  forget(page: number): void;
+  /** The page's id is free: whatever comes next under it is another page. Absent where nothing is kept of a page. */
+  forget?(page: number): void;
   /** Pages in the order, coldest first as far as the policy knows without rearranging. */
   pages(): Iterable<number>;
   readonly metadataBytes: number;

@@ -37,8 +37,6 @@ class Lru implements EvictionPolicy {
 
   evicted(): void {}
 
-  forget(): void {}
-
   pages(): Iterable<number> {
     return this.#lists.pages(this.#list);
   }

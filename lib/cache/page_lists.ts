@@ -1,12 +1,13 @@
 /**
  * Intrusive doubly linked lists over page ids: two link arrays, no object per page. A page is in at most one list, so the free list and
- * every eviction order share the arrays. Each list is a ring through a sentinel behind the pages, which spares all tests for its ends.
- *
- * A list has a cold end, from which pages are taken, and a hot end.
+ * every eviction order share the arrays. Each list is a ring through a sentinel behind the pages, which spares all tests for its ends; it has
+ * a cold end, from which pages are taken, and a hot end. Free pages are a stack, which needs one link a page.
  */
 
 /** No page, no slot. */
 export const NONE = -1;
+/** Link of the bottom page of the stack. */
+const bottom = -2;
 
 export class PageLists {
   readonly numPages: number;
@@ -14,6 +15,7 @@ export class PageLists {
   /** Towards the hot end; NONE for a page in no list. Entry `numPages + list` is the list's sentinel. */
   readonly #next: Int32Array;
   readonly #prev: Int32Array;
+  #top = bottom;
 
   constructor(numPages: number, numLists: number) {
     this.numPages = numPages;
@@ -30,17 +32,24 @@ export class PageLists {
     return this.#next.byteLength + this.#prev.byteLength;
   }
 
-  /** Puts all pages into an empty list, page 0 at the cold end. */
-  fill(list: number): void {
-    const sentinel = this.numPages + list;
-    let before = sentinel;
-    for (let page = 0; page < this.numPages; page++) {
-      this.#next[before] = page;
-      this.#prev[page] = before;
-      before = page;
-    }
-    this.#next[before] = sentinel;
-    this.#prev[sentinel] = before;
+  /** Puts all pages on the empty stack, page 0 on top. */
+  stackAll(): void {
+    for (let page = this.numPages - 1; page >= 0; page--) this.push(page);
+  }
+
+  /** Puts a page that is in no list on the stack. */
+  push(page: number): void {
+    this.#next[page] = this.#top;
+    this.#top = page;
+  }
+
+  /** Takes the top page off the stack, or returns NONE. */
+  pop(): number {
+    const page = this.#top;
+    if (page < 0) return NONE;
+    this.#top = this.#next[page] as number;
+    this.#next[page] = NONE;
+    return page;
   }
 
   pushHot(list: number, page: number): void {
@@ -79,6 +88,15 @@ export class PageLists {
       yield page;
       const next = this.#next[page] as number;
       page = next < this.numPages ? next : NONE;
+    }
+  }
+
+  /** The pages on the stack, from the top. */
+  *stack(): Generator<number> {
+    let page = this.#top;
+    for (let i = 0; page >= 0 && i <= this.numPages; i++) {
+      yield page;
+      page = this.#next[page] as number;
     }
   }
 

@@ -3,7 +3,16 @@
  * nothing refers to it any more. `PagePool` is the interface; this is its inside.
  */
 import { KvasirError } from "../errors.js";
-import { BLOCKED, DROPPABLE, EvictionOrder, heldLists, IN_TRANSFER, MOVABLE, type PolicyFactory } from "./eviction.js";
+import {
+  BLOCKED,
+  DROPPABLE,
+  EvictionOrder,
+  type EvictionPolicy,
+  heldLists,
+  IN_TRANSFER,
+  MOVABLE,
+  type PolicyFactory,
+} from "./eviction.js";
 import {
   ACTIVE,
   CACHED,
@@ -25,9 +34,6 @@ import { NONE, PageLists } from "./page_lists.js";
 import { PrefixIndex } from "./prefix_index.js";
 import { BitTree, SlotMap } from "./slot_map.js";
 
-/** The free list; those of the eviction orders follow. */
-const freeList = 0;
-
 export class PoolState {
   readonly numPages: number;
   readonly numArenas: number;
@@ -45,6 +51,8 @@ export class PoolState {
   readonly counts: Int32Array = new Int32Array(pageStates.length);
   /** Unmarked pages that are valid in arena 0 and have a slot in arena 1 too: that slot can be given up. Absent with one arena. */
   readonly duplicates: BitTree | undefined;
+  /** Policies that keep something of each page. */
+  readonly #forgetful: readonly EvictionPolicy[];
   /** Called when a page enters or leaves the index, and when the arenas that hold a page in the index change. */
   observer: PoolObserver | undefined;
 
@@ -59,17 +67,18 @@ export class PoolState {
     this.maps = slots.map((size) => new SlotMap(size));
     this.index = new PrefixIndex(numPages, pageSize);
     this.duplicates = slots.length > 1 ? new BitTree(numPages) : undefined;
-    const numLists = policies.reduce((sum, policy) => sum + policy.numLists + heldLists, 1);
+    const numLists = policies.reduce((sum, policy) => sum + policy.numLists + heldLists, 0);
     this.lists = new PageLists(numPages, numLists);
-    this.lists.fill(freeList);
+    this.lists.stackAll();
     this.counts[FREE] = numPages;
-    let firstList = freeList + 1;
+    let firstList = 0;
     this.orders = policies.map((factory, arena) => {
       const policy = factory.create({ lists: this.lists, firstList, slots: slots[arena] as number, index: this.index });
       const order = new EvictionOrder(policy, this.lists, firstList + factory.numLists, this.flags);
       firstList += factory.numLists + heldLists;
       return order;
     });
+    this.#forgetful = this.orders.map(({ policy }) => policy).filter((policy) => policy.forget !== undefined);
   }
 
   get metadataBytes(): number {
@@ -84,9 +93,8 @@ export class PoolState {
 
   /** A free page, now ACTIVE with one reference and one use, or NONE. */
   takePage(): number {
-    const page = this.lists.coldest(freeList);
+    const page = this.lists.pop();
     if (page === NONE) return NONE;
-    this.lists.remove(page);
     this.refs[page] = 1;
     this.uses[page] = 1;
     this.epochs[page] = (this.epochs[page] as number) + 1;
@@ -177,8 +185,9 @@ export class PoolState {
       this.setState(page, ACTIVE);
       if (parent !== NONE) this.childLeft(parent);
     }
-    this.flags[page] = (this.flags[page] as number) & ~(validMask | tierMask);
-    this.settle(page);
+    const flags = (this.flags[page] as number) & ~(validMask | tierMask);
+    this.flags[page] = flags;
+    if (flags !== ACTIVE || this.duplicates !== undefined) this.settle(page);
     if (((this.flags[page] as number) & markMask) === 0) this.freeGone(page);
   }
 
@@ -186,9 +195,9 @@ export class PoolState {
   freeGone(page: number): void {
     for (let arena = 0; arena < this.numArenas; arena++) this.freeSlot(page, arena);
     if (this.index.children[page] !== 0) return;
-    for (const { policy } of this.orders) policy.forget(page);
+    for (let i = 0; i < this.#forgetful.length; i++) this.#forgetful[i]?.forget?.(page);
     this.setState(page, FREE);
-    this.lists.pushCold(freeList, page);
+    this.lists.push(page);
   }
 
   freeSlot(page: number, arena: number): void {
@@ -206,9 +215,9 @@ export class PoolState {
     else if (((this.flags[page] as number) & markMask) === 0) this.freeGone(page);
   }
 
-  /** Free pages, coldest (next to be taken) first. */
+  /** Free pages, the next to be taken first. */
   freePages(): Iterable<number> {
-    return this.lists.pages(freeList);
+    return this.lists.stack();
   }
 
   /** @throws ERR_KVASIR_INTERNAL: a caller kept an id too long. */

@@ -33,8 +33,26 @@ export class BitTree {
   }
 
   add(member: number): void {
-    let at = member;
-    for (let depth = 0; depth < this.levels.length; depth++) {
+    this.#set(0, member);
+  }
+
+  delete(member: number): void {
+    this.#clear(0, member);
+  }
+
+  /** For whoever writes words of level 0: the word is no longer zero. */
+  wordFilled(word: number): void {
+    this.#set(1, word);
+  }
+
+  /** For whoever writes words of level 0: the word is zero now. */
+  wordEmptied(word: number): void {
+    this.#clear(1, word);
+  }
+
+  #set(from: number, bit: number): void {
+    let at = bit;
+    for (let depth = from; depth < this.levels.length; depth++) {
       const level = this.levels[depth] as Int32Array;
       const word = level[at >>> wordBits] as number;
       level[at >>> wordBits] = word | (1 << (at & wordMask));
@@ -43,9 +61,9 @@ export class BitTree {
     }
   }
 
-  delete(member: number): void {
-    let at = member;
-    for (let depth = 0; depth < this.levels.length; depth++) {
+  #clear(from: number, bit: number): void {
+    let at = bit;
+    for (let depth = from; depth < this.levels.length; depth++) {
       const level = this.levels[depth] as Int32Array;
       const word = (level[at >>> wordBits] as number) & ~(1 << (at & wordMask));
       level[at >>> wordBits] = word;
@@ -130,20 +148,31 @@ export class SlotMap {
   /** The lowest free slot, or NONE. */
   take(): number {
     if (this.#numFree === 0) return NONE;
-    if (this.#words[this.#word] === 0) this.#word = this.#tree.nextFrom(this.#word << wordBits) >>> wordBits;
-    const slot = (this.#word << wordBits) + lowestBit(this.#words[this.#word] as number);
-    this.#tree.delete(slot);
+    let index = this.#word;
+    let word = this.#words[index] as number;
+    if (word === 0) {
+      index = this.#tree.nextFrom(index << wordBits) >>> wordBits;
+      word = this.#words[index] as number;
+      this.#word = index;
+    }
+    const rest = word & (word - 1);
+    this.#words[index] = rest;
+    if (rest === 0) this.#tree.wordEmptied(index);
     this.#numFree--;
     const used = this.size - this.#numFree;
     if (used > this.#peakUsed) this.#peakUsed = used;
-    return slot;
+    return (index << wordBits) + lowestBit(word);
   }
 
   /** @throws ERR_KVASIR_INTERNAL for a slot that is free already. */
   give(slot: number): void {
-    if (this.#tree.has(slot)) throw new KvasirError("ERR_KVASIR_INTERNAL", `Slot ${slot} is freed twice`);
-    this.#tree.add(slot);
+    const index = slot >>> wordBits;
+    const bit = 1 << (slot & wordMask);
+    const word = this.#words[index] as number;
+    if ((word & bit) !== 0) throw new KvasirError("ERR_KVASIR_INTERNAL", `Slot ${slot} is freed twice`);
+    this.#words[index] = word | bit;
+    if (word === 0) this.#tree.wordFilled(index);
     this.#numFree++;
-    if (slot >>> wordBits < this.#word) this.#word = slot >>> wordBits;
+    if (index < this.#word) this.#word = index;
   }
 }

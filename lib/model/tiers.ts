@@ -95,9 +95,10 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
         "tiers.host is absent, but the disk and remote tiers of a GPU's cache read and write a host pool; give tiers.host.bytes",
       );
     }
-    const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages, pageSize: cache.pageSize };
+    const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages };
     if (options.disk !== undefined) drivers.push(await openDiskTier({ ...options.disk, ...common }));
-    if (options.remote !== undefined) drivers.push(await openRemoteTier({ ...options.remote, ...common }));
+    if (options.remote !== undefined)
+      drivers.push(await openRemoteTier({ ...options.remote, ...common, pageSize: cache.pageSize }));
   } catch (error) {
     await free();
     throw error;

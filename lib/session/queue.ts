@@ -74,7 +74,7 @@ export function planGrowth<R extends Running>(
   for (const [place, request] of order.entries()) {
     if (victims.has(request) || request.need === 0) continue;
     while (request.need > supply) {
-      const victim = pickVictim(order, place, victims, oldest);
+      const victim = pickVictim(order, place, victims);
       if (victim === undefined) break;
       victims.add(victim);
       supply += victim.held;
@@ -88,10 +88,8 @@ export function planGrowth<R extends Running>(
 }
 
 /** The last one behind `place` that may give way; the first of all may take from guarded ones too. */
-function pickVictim<R extends Running>(order: readonly R[], place: number, taken: ReadonlySet<R>, oldest: number): R | undefined {
-  const behind = order
-    .slice(place + 1)
-    .filter((request) => request.canYield && request.ticket !== oldest && request.held > 0 && !taken.has(request));
+function pickVictim<R extends Running>(order: readonly R[], place: number, taken: ReadonlySet<R>): R | undefined {
+  const behind = order.slice(place + 1).filter((request) => request.canYield && request.held > 0 && !taken.has(request));
   return behind.findLast(({ isGuarded }) => !isGuarded) ?? (place === 0 ? behind.at(-1) : undefined);
 }
 

@@ -278,7 +278,7 @@ typedef enum kvasir_copy_path {
   KVASIR_COPY_AUTO = 0, /* the backend's rule by the size of what lies together */
   KVASIR_COPY_DMA,      /* one copy by the device's copy engine for each run of pages */
   KVASIR_COPY_BATCH,    /* many such copies in one call of the driver; the same as DMA where the driver or toolkit has none */
-  KVASIR_COPY_KERNEL    /* a kernel that reads or writes pinned host memory in place: fast for small pages, takes multiprocessors */
+  KVASIR_COPY_KERNEL /* a kernel that reads or writes pinned host memory in place: fast for small pages, takes multiprocessors */
 } kvasir_copy_path;
 
 /* Page i: `bytes` from from + from_slots[i] * from_stride + from_offset to to + to_slots[i] * to_stride + to_offset. Strides and

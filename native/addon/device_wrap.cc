@@ -117,9 +117,9 @@ void define_device(Bindings& b) {
   using D = DeviceWrap;
   define_class(b, Kind::device, "NativeDevice",
                {method_of<D, info>("info", b), method_of<D, memory>("memory", b), method_of<D, trim>("trim", b),
-                method_of<D, create_stream>("createStream", b),
-                method_of<D, create_transfer_stream>("createTransferStream", b), method_of<D, create_event>("createEvent", b),
-                method_of<D, create>("createTensor", b), method_of<D, create_host>("createHostTensor", b), method_of<D, check_device>("check", b),
+                method_of<D, create_stream>("createStream", b), method_of<D, create_transfer_stream>("createTransferStream", b),
+                method_of<D, create_event>("createEvent", b), method_of<D, create>("createTensor", b),
+                method_of<D, create_host>("createHostTensor", b), method_of<D, check_device>("check", b),
                 method_of<D, inject_fault>("injectFault", b), method_of<D, dispose>("dispose", b)});
 }
 

@@ -1,6 +1,7 @@
-// The work of a transfer stream, and the thread that hands it to the backend. A stream of the driver takes about a thousand copies
-// before a call blocks, and a call for thousands of pages takes its time: neither is for the JavaScript thread. Each transfer
-// stream has a thread of its own: should one wait in the driver, for a flag that another one's work will raise, the other goes on.
+// The work of a transfer stream, and the thread that hands it to the backend. A stream of the driver takes about a thousand
+// copies before a call blocks, and a call for thousands of pages takes its time: neither is for the JavaScript thread. Each
+// transfer stream has a thread of its own: should one wait in the driver, for a flag that another one's work will raise, the
+// other goes on.
 //
 // The thread bounds what is in flight, by flags that the backend raises behind every slice of a transfer, and tells promises when
 // theirs has passed. It owns all calls on the backend's stream, from its creation to the end of this queue.
@@ -21,7 +22,7 @@ namespace kvasir::addon {
 
 // A copy of pages that may still be called off.
 struct PageTransfer {
-  kvasir_page_copy copy{};      // its lists point into `slots`
+  kvasir_page_copy copy{};     // its lists point into `slots`
   std::vector<int32_t> slots;  // destinations, then sources
 
   // Whether the copy will not happen. JavaScript thread.
@@ -44,7 +45,7 @@ struct TransferStep {
   enum class Kind { copy, wait, write, fence, stamp, end };
   Kind kind = Kind::fence;
   std::shared_ptr<FlagCell> cell = {};  // wait, write
-  uint64_t value = 0;              // of the flag; of a stamp its slot
+  uint64_t value = 0;                   // of the flag; of a stamp its slot
   std::shared_ptr<PageTransfer> transfer = {};
   std::unique_ptr<Completion> completion = {};
 };

@@ -9,7 +9,8 @@ namespace {
 // Ends the backend's stream once the queue has come to its end, on the background thread.
 class ReapTransfers : public Job {
  public:
-  ReapTransfers(std::shared_ptr<Device> device, std::shared_ptr<TransferQueue> queue, std::shared_ptr<FlagCell> fence, uint64_t number)
+  ReapTransfers(std::shared_ptr<Device> device, std::shared_ptr<TransferQueue> queue, std::shared_ptr<FlagCell> fence,
+                uint64_t number)
       : device_(std::move(device)), queue_(std::move(queue)), fence_(std::move(fence)), number_(number) {}
 
   Step step() override {
@@ -97,9 +98,7 @@ void TransferStream::wait_event(const std::shared_ptr<Event>& event) {
   queue_->push({.kind = TransferStep::Kind::wait, .cell = event->shared_cell(), .value = event->latest()});
 }
 
-void TransferStream::stamp(int slot) {
-  queue_->push({.kind = TransferStep::Kind::stamp, .value = static_cast<uint64_t>(slot)});
-}
+void TransferStream::stamp(int slot) { queue_->push({.kind = TransferStep::Kind::stamp, .value = static_cast<uint64_t>(slot)}); }
 
 double TransferStream::elapsed_microseconds(int from, int to) {
   kvasir_error err{};

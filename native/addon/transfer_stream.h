@@ -20,8 +20,8 @@ class TransferStream : public AnyStream {
   void check_usable();
 
   // The completion answers true once the pages are there, false where the transfer was cancelled first.
-  void copy_pages(const std::shared_ptr<Storage>& to, const std::shared_ptr<Storage>& from, std::shared_ptr<PageTransfer> transfer,
-                  std::unique_ptr<Completion> completion);
+  void copy_pages(const std::shared_ptr<Storage>& to, const std::shared_ptr<Storage>& from,
+                  std::shared_ptr<PageTransfer> transfer, std::unique_ptr<Completion> completion);
   // Posts the completion once everything enqueued so far has passed.
   void notify(std::unique_ptr<Completion> completion);
   void record_event(const std::shared_ptr<Event>& event);

@@ -52,7 +52,8 @@ void check_range(const Slots& slots, const Side& side, const char* name) {
   for (size_t i = 0; i < slots.count; ++i) {
     if (slots.data[i] >= 0 && slots.data[i] < side.slots) continue;
     throw Failure(kPageOutOfRange, std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(slots.data[i]) +
-                                       ", expected a slot from 0 to " + std::to_string(side.slots - 1) + " of " + side.name + ".");
+                                       ", expected a slot from 0 to " + std::to_string(side.slots - 1) + " of " + side.name +
+                                       ".");
   }
 }
 
@@ -80,7 +81,8 @@ bool share_memory(const Side& to, const Side& from) {
   if (a == b && to.stride == from.stride) return true;
   const auto span = [](const Side& s) { return s.slots == 0 ? 0 : static_cast<size_t>(s.slots - 1) * s.stride + s.page_bytes; };
   if (a + span(to) <= b || b + span(from) <= a) return false;
-  throw Failure(kInvalidArgument, "to and from are different views of overlapping memory; expected the same view, or memory apart.");
+  throw Failure(kInvalidArgument,
+                "to and from are different views of overlapping memory; expected the same view, or memory apart.");
 }
 
 void check_devices(const TransferStreamWrap& self, const Side& to, const Side& from) {
@@ -197,10 +199,11 @@ napi_value cancel(TransferWrap& self, Call& call) { return call.boolean(self.tra
 
 void define_transfer_stream(Bindings& b) {
   using S = TransferStreamWrap;
-  define_class(b, Kind::transfer_stream, "NativeTransferStream",
-               {method_of<S, copy_pages, 8>("copyPages", b), method_of<S, finished>("finished", b),
-                method_of<S, record_event>("recordEvent", b), method_of<S, wait_event>("waitEvent", b),
-                method_of<S, stamp>("stamp", b), method_of<S, elapsed>("elapsedMicroseconds", b), method_of<S, dispose>("dispose", b)});
+  define_class(
+      b, Kind::transfer_stream, "NativeTransferStream",
+      {method_of<S, copy_pages, 8>("copyPages", b), method_of<S, finished>("finished", b),
+       method_of<S, record_event>("recordEvent", b), method_of<S, wait_event>("waitEvent", b), method_of<S, stamp>("stamp", b),
+       method_of<S, elapsed>("elapsedMicroseconds", b), method_of<S, dispose>("dispose", b)});
   define_class(b, Kind::transfer, "NativeTransfer", {method_of<TransferWrap, cancel>("cancel", b)});
 }
 

@@ -30,14 +30,16 @@ struct StreamWrap : Wrapped {
 struct TransferStreamWrap : Wrapped {
   static constexpr Kind kKind = Kind::transfer_stream;
   static constexpr char kName[] = "transfer stream";
-  TransferStreamWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d) : Wrapped(kKind, std::move(b)), stream(std::move(d)) {}
+  TransferStreamWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d)
+      : Wrapped(kKind, std::move(b)), stream(std::move(d)) {}
   TransferStream stream;
 };
 
 struct TransferWrap : Wrapped {
   static constexpr Kind kKind = Kind::transfer;
   static constexpr char kName[] = "transfer";
-  TransferWrap(std::shared_ptr<Bindings> b, std::shared_ptr<PageTransfer> t) : Wrapped(kKind, std::move(b)), transfer(std::move(t)) {}
+  TransferWrap(std::shared_ptr<Bindings> b, std::shared_ptr<PageTransfer> t)
+      : Wrapped(kKind, std::move(b)), transfer(std::move(t)) {}
   const std::shared_ptr<PageTransfer> transfer;
 };
 

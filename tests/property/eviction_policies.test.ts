@@ -79,7 +79,7 @@ function apply(policy: EvictionPolicy, model: PolicyModel, listed: Set<number>, 
     model.evicted(victim);
     listed.delete(victim);
   } else if (name === "forget" && !isListed) {
-    policy.forget(page);
+    policy.forget?.(page);
     model.forget(page);
   } else if (name === "setPriority" && policy.setPriority !== undefined) {
     // No two times are equal: pages that expire at the same moment have no order.
@@ -124,7 +124,7 @@ function hitRate(factory: PolicyFactory, stream: readonly number[], room: number
       const victim = policy.coldest();
       policy.remove(victim);
       policy.evicted(victim);
-      policy.forget(victim);
+      policy.forget?.(victim);
       held.delete(victim);
     }
     policy.insert(page);

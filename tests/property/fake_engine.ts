@@ -95,6 +95,10 @@ export class FakeEngine implements Engine {
     return this.#members.size;
   }
 
+  createSequence(): Sequence {
+    return this.cache.createSequence();
+  }
+
   pass(pieces: readonly Piece[]): Pass {
     const total = pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
     if (total === 0 || total > this.passTokens) throw new RangeError(`pass of ${total} tokens`);

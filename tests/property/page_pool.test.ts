@@ -1,12 +1,12 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { MARK_IN, MARK_LOAD, MARK_OUT, MARK_SHARE, MARK_STORE, NONE, PagePool } from "../../lib/cache/page_pool.js";
+import { MARK_IN, MARK_LOAD, MARK_OUT, MARK_EVICT, MARK_STORE, NONE, PagePool } from "../../lib/cache/page_pool.js";
 import { evictionPolicy, type PolicyName } from "../../lib/cache/eviction_policies.js";
 import { KvasirError } from "../../lib/errors.js";
 import { type PageClass, PoolModel, Refused } from "./pool_model.js";
 
 const pageSize = 2;
-const marks = [MARK_OUT, MARK_IN, MARK_STORE, MARK_LOAD, MARK_SHARE];
+const marks = [MARK_OUT, MARK_IN, MARK_STORE, MARK_LOAD, MARK_EVICT];
 
 /** A key of four words that depends on all that comes before; with a small `space`, other content often has the same key. */
 function keyOf(before: string, tokens: readonly number[], space: number): Uint32Array {
