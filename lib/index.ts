@@ -6,6 +6,7 @@ export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
+export { openRemoteTier, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
 export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";

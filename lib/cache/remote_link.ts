@@ -3,7 +3,14 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { KvasirError } from "../errors.js";
-import { CONNECT_TIMEOUT_MS, type Greeting, type Numbered, type Reply, type Request, type WorkerSettings } from "./remote_protocol.js";
+import {
+  CONNECT_TIMEOUT_MS,
+  type Greeting,
+  type Numbered,
+  type Reply,
+  type Request,
+  type WorkerSettings,
+} from "./remote_protocol.js";
 
 /** Beside this file where it is compiled; where it runs from its source, as in tests, in the compiled tree. */
 function workerFile(): URL {
@@ -42,6 +49,7 @@ export class RemoteLink {
       const next = greeting.isMissing ? `is not installed; run \`npm install ${client}\`` : `does not load: ${greeting.failure}`;
       throw new KvasirError("ERR_KVASIR_UNSUPPORTED", `The remote tier needs the package ${client}, which ${next}`);
     }
+    if (this.#isClosed) return void (await worker.terminate());
     worker.on("message", (replies: Numbered<Reply>[]) => this.#receive(replies));
     this.#worker = worker;
     this.#hold();
@@ -92,10 +100,11 @@ export class RemoteLink {
       this.#watchdog = undefined;
       return;
     }
+    if (this.#watchdog !== undefined) return;
     this.#worker?.ref();
     // Every request is answered within its deadline, unless the thread itself hangs.
     const limit = 2 * this.#settings.timeoutMs + CONNECT_TIMEOUT_MS + 1000;
-    this.#watchdog ??= setTimeout(() => void this.#worker?.terminate(), limit);
+    this.#watchdog = setTimeout(() => void this.#worker?.terminate(), limit);
   }
 
   #ended(worker: Worker, reason: string): void {

@@ -78,7 +78,7 @@ async function serve(control: Connection, pages: readonly Connection[], request:
     await control.send(["PING"], 0);
     return { status: "ok" };
   }
-  if (request.type === "exists" || request.type === "delete") return askForKeys(control, request);
+  if ("keys" in request) return askForKeys(control, request);
   const up = pages.filter((connection) => connection.isUp);
   const candidates = up.length > 0 ? up : pages;
   return transfer(
