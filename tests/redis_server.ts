@@ -118,7 +118,7 @@ export class RedisServer {
 }
 
 /** Passes bytes to a server and back, until it is told to hold the replies or to break every connection. */
-export class Proxy {
+export class ReplyGate {
   readonly port: number;
   readonly #server: Server;
   readonly #pairs: Set<[Socket, Socket]> = new Set();
@@ -145,9 +145,9 @@ export class Proxy {
     });
   }
 
-  static async start(target: number): Promise<Proxy> {
+  static async start(target: number): Promise<ReplyGate> {
     const server = createServer();
-    return new Proxy(await listen(server), server, target);
+    return new ReplyGate(await listen(server), server, target);
   }
 
   get url(): string {
