@@ -108,7 +108,7 @@ export class RedisServer {
       await once(socket, "connect");
       socket.write("PING\r\n");
       const [reply] = (await once(socket, "data")) as [Buffer];
-      return reply.toString().startsWith("+PONG");
+      return /^(\+PONG|-NOAUTH)/.test(reply.toString());
     } catch {
       return false; // not yet
     } finally {
@@ -132,8 +132,7 @@ export class ReplyGate {
       const pair: [Socket, Socket] = [near, far];
       this.#pairs.add(pair);
       near.pipe(far);
-      far.pipe(near);
-      if (this.#holds) far.pause();
+      if (!this.#holds) far.pipe(near);
       for (const socket of pair) {
         socket.on("error", () => undefined); // its close follows
         socket.on("close", () => {
@@ -160,9 +159,10 @@ export class ReplyGate {
 
   /** Whether replies stay here instead of going on. */
   hold(holds: boolean): void {
+    if (this.#holds === holds) return;
     this.#holds = holds;
     for (const [near, far] of this.#pairs) {
-      if (holds) far.unpipe(near).pause();
+      if (holds) far.unpipe(near);
       else far.pipe(near);
     }
   }
