@@ -46,9 +46,9 @@ class StagingJob : public Job {
   // results: null to seal; one byte a page to open.
   StagingJob(Batch batch, uint8_t* results, std::unique_ptr<Completion> completion)
       : batch_(std::move(batch)), results_(results), completion_(std::move(completion)) {
-    batch_.device->stream_opened();  // a disposed device keeps its memory until it has no more streams, nor such copies
+    batch_.device->hold_open();  // a disposed device keeps its memory until it has no more streams, nor such copies
   }
-  ~StagingJob() override { batch_.device->stream_closed(); }
+  ~StagingJob() override { batch_.device->let_close(); }
 
   Step step() override {
     for (int chunk = 0; chunk < kStepChunks && page_ < batch_.pages(); ++chunk) {
