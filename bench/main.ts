@@ -23,6 +23,7 @@ import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
 import { pageKeyRates } from "./suites/page_keys.js";
+import { pageCopy } from "./suites/page_copy.js";
 
 type Suite = (
   device: Device,
@@ -37,6 +38,7 @@ const suites = {
   decode_step: decodeStep,
   execution,
   page_keys: pageKeyRates,
+  page_copy: pageCopy,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
