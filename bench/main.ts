@@ -22,6 +22,7 @@ import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
+import { pagePool } from "./suites/page_pool.js";
 
 type Suite = (
   device: Device,
@@ -35,6 +36,7 @@ const suites = {
   attention_decode: attentionDecode,
   decode_step: decodeStep,
   execution,
+  page_pool: pagePool,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
