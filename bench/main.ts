@@ -24,6 +24,7 @@ import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
 import { pageKeyRates } from "./suites/page_keys.js";
 import { pageCopy } from "./suites/page_copy.js";
+import { pagePool } from "./suites/page_pool.js";
 
 type Suite = (
   device: Device,
@@ -39,6 +40,7 @@ const suites = {
   execution,
   page_keys: pageKeyRates,
   page_copy: pageCopy,
+  page_pool: pagePool,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
