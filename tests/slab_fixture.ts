@@ -84,11 +84,13 @@ export class SlabFixture {
   readonly cpu: Device = openDevice("cpu");
   readonly folder = mkdtempSync(join(tmpdir(), "kvasir-slab-"));
   readonly #tiers: DiskTier[] = [];
+  readonly #pools: Tensor[] = [];
   #files = 0;
 
   constructor() {
     afterAll(async () => {
       await Promise.all(this.#tiers.map((tier) => tier.close()));
+      for (const pool of this.#pools) pool.dispose();
       this.cpu.dispose();
       rmSync(this.folder, { recursive: true, force: true });
     });
@@ -101,6 +103,7 @@ export class SlabFixture {
   /** Poisoned: no byte of it is a page's by chance. */
   pool(slots: number, pageBytes: number): Tensor {
     const pool = this.cpu.empty("u8", [slots, pageBytes]);
+    this.#pools.push(pool);
     pool.fill(0xa5);
     return pool;
   }

@@ -74,7 +74,8 @@ bool open(SlabDriver& driver) {
   std::promise<SlabDriver::Opened> opened;
   driver.open([&](SlabDriver::Opened answer) { opened.set_value(std::move(answer)); });
   const SlabDriver::Opened answer = opened.get_future().get();
-  if (answer.code != nullptr) printf("FAILED  %s\n", answer.sentence.c_str());
+  if (answer.code != nullptr || !answer.found_identity.empty())
+    printf("FAILED  %s%s\n", answer.sentence.c_str(), answer.found_identity.c_str());
   return answer.code == nullptr && answer.found_identity.empty();
 }
 
@@ -164,7 +165,7 @@ int main(int count, char** arguments) {
     const AlignedBytes memory = aligned_bytes(kPages * cases[i].page_bytes);
     for (uint32_t page = 0; page < kPages; ++page)
       fill(reinterpret_cast<char*>(memory.get()) + page * cases[i].page_bytes, page, cases[i].page_bytes);
-    const std::string path = std::string(arguments[1]) + "/" + std::to_string(i) + ".slab";
+    const std::string path = std::string(arguments[1]) + "/killed-" + std::to_string(i);
     for (int kill = 0; kill < kills / 4; ++kill) {
       const int here = kill_one(cases[i], path, reinterpret_cast<char*>(memory.get()), random);
       if (here < 0) ++failed;
