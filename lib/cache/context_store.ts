@@ -14,7 +14,12 @@ export interface Resumption {
    * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), and then it is suspended as before; the signal's reason
    */
   ready: Promise<{ tokens: number; bytes: number }>;
-  /** Makes `stream` wait for the pages of `layer` only, so that a pass can start under the copy. */
+  /**
+   * Present where nothing can be lost any more: resolves when every page has its place on the device, so that a pass can be enqueued under the
+   * copy, with `waitLayer` before each layer.
+   */
+  placed?: Promise<void> | undefined;
+  /** Makes `stream` wait for the pages of `layer` only. */
   waitLayer(stream: Stream, layer: number): void;
 }
 
@@ -31,15 +36,21 @@ export interface ContextStore {
   freePages(): number;
   /** Free device pages, and those that `makeRoom` can free at once without copying: of the layer group that has fewest. */
   availablePages(): number;
-  /** Evicts and demotes until `pages` device pages are free; resolves with how many are free then, maybe fewer. */
+  /**
+   * Evicts and demotes until `pages` device pages are free, copies under way that free pages included; resolves with how many are free then,
+   * maybe fewer.
+   */
   makeRoom(pages: number): Promise<number>;
   /**
    * Fills the empty sequence with the longest prefix of `tokens` that is found and worth loading; resolves with its length in tokens, all
    * of them on the device.
    */
   adopt(sequence: Sequence, tokens: Int32Array, options?: { signal?: AbortSignal | undefined }): Promise<number>;
-  /** Says what was appended to the sequence, in order, once the host knows it: full pages can then be sealed and found again. */
-  noteTokens(sequence: Sequence, tokens: ArrayLike<number>): void;
+  /**
+   * Says which tokens the sequence holds from `from` on, once the host knows them: full pages can then be sealed and found again. What was
+   * said of later positions is void; nothing before `from` is left out, save what `adopt` brought.
+   */
+  noteTokens(sequence: Sequence, from: number, tokens: ArrayLike<number>): void;
   /** The sequence does not run for now: its pages may leave the device when room is needed. */
   suspend(sequence: Sequence): void;
   /** Pages that `resume` would have to bring to the device, of the layer group that needs most. */

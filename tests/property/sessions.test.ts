@@ -18,8 +18,8 @@ async function alone(scripts: readonly Script[], fake: Partial<FakeOptions>): Pr
   return answers;
 }
 
-async function together(scripts: readonly Script[], fake: FakeOptions, options: SchedulerOptions = {}) {
-  const { scheduler, engine, time } = fakeScheduler(fake, options);
+async function together(scripts: readonly Script[], fake: Parameters<typeof fakeScheduler>[0], options: SchedulerOptions = {}) {
+  const { scheduler, engine, time, tiers } = fakeScheduler(fake, options);
   let work = 0;
   engine.onWork = () => {
     if (++work % 7 === 0) engine.cache.checkIntegrity();
@@ -30,7 +30,8 @@ async function together(scripts: readonly Script[], fake: FakeOptions, options: 
   engine.cache.checkIntegrity();
   expect(engine.cache.stats().usedBytes, "pages left").toBe(0);
   expect(engine.batchSize, "members left").toBe(0);
-  return { answers, stats, ms: time.now };
+  expect(tiers?.problems ?? []).toEqual([]);
+  return { answers, stats, swaps: tiers?.swaps };
 }
 
 /** Most pages that any script needs at once. */
@@ -86,6 +87,26 @@ describe("sessions that share the device", () => {
       const { answers, stats } = await together(scripts, { maxPages }, {});
       expect(answers.flat().length).toBe(24);
       expect(stats.mostPreemptions).toBeLessThanOrEqual(4);
+    },
+  );
+});
+
+describe("sessions over a tier below the device", () => {
+  test.each(seeds)(
+    "get the answers that they get alone, with late copies, lost ends and questions broken off (seed %i)",
+    async (seed) => {
+      const random = randomFrom(3000 + seed);
+      const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1 };
+      const broken = seed % 2 === 0 ? 0.3 : 0;
+      const scripts = makeScripts(random, { sessions: 14, read: 60, make: 50, turns: 4, broken });
+      const devicePages = largestNeed(scripts, 16) + (seed % 4) * 4;
+      // Copies that cost less or more than reading again, or now this, now that.
+      const rates = { bytesOut: 10 ** (seed % 6), bytesIn: 10 ** (seed % 6), prefillTokens: 1000 };
+      const options = { growthPages: seed % 3, watermark: 0, guardTokens: 8, maxBatch: 2 + (seed % 8), prefillTokens: 20, rates };
+      const lost = seed % 4 === 0 ? 0.3 : 0;
+      const { answers, swaps } = await together(scripts, { ...fake, maxPages: large, devicePages, lost, random }, options);
+      expect(answers).toEqual(await alone(asTheyWent(scripts, answers), fake));
+      expect(swaps).toBeGreaterThan(0);
     },
   );
 });
