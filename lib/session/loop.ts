@@ -43,6 +43,7 @@ export class Loop {
       clock: options.clock,
       isIdle: () => this.#flight.length === 0,
       wake: () => this.wake(),
+      cancel: (request, reason) => this.cancel(request, reason),
       fail: (error) => this.#fail(error),
     });
     this.floor = { engine, store, options, cost, tally, residency, sessions: this.sessions, unfinished: this.#unfinished };

@@ -16,6 +16,8 @@ export interface ResidencyParts {
   isIdle(): boolean;
   /** Called when something changed that the loop waits for. */
   wake(): void;
+  /** Ends a request with an error. */
+  cancel(request: Request, reason: unknown): void;
   /** Called with an error that no request caused. */
   fail(error: unknown): void;
 }
@@ -148,7 +150,7 @@ export class Residency {
     const { wake } = this.#parts;
     try {
       await this.#fill(request);
-      if (request.ending !== undefined) return;
+      if (request.ending !== undefined || request.phase !== "loading") return;
       this.#reserve(request);
       request.phase = request.unread > 0 ? "reading" : "decoding";
     } catch (error) {
@@ -156,23 +158,29 @@ export class Residency {
     } finally {
       request.promised = 0;
       this.#isExhausted = false;
-      if (request.ending !== undefined) {
-        request.phase = "waiting";
-        request.ending();
-      }
+      this.#runEnding(request);
       wake();
     }
   }
 
+  /** What was put off until the load had settled. */
+  #runEnding(request: Request): void {
+    const { ending } = request;
+    if (ending === undefined || request.phase === "done") return;
+    request.ending = undefined;
+    request.phase = "waiting";
+    ending();
+  }
+
   #loadFailed(request: Request, error: unknown): void {
-    if (request.ending !== undefined) return;
+    if (request.ending !== undefined || request.phase !== "loading") return;
     if (error instanceof KvasirError && error.code === "ERR_KVASIR_OUT_OF_PAGES") {
       request.phase = "waiting";
       this.rest(request.session);
       this.#pause(request.session);
       return;
     }
-    this.#parts.fail(error);
+    request.ending = () => this.#parts.cancel(request, error);
   }
 
   /** Keeps a session whose pages found no room, against what was counted, from trying again at once. */

@@ -12,7 +12,7 @@ import type { Model, Sampling, Stream } from "../../lib/index.js";
 import type { Engine, Pass, Piece } from "../../lib/session/engine.js";
 import { Scheduler, type SchedulerBase, type SchedulerOptions } from "../../lib/session/scheduler.js";
 import { ArrayStore } from "./array_store.js";
-import { FakeTiers } from "./fake_tiers.js";
+import { FakeTiers, type TierFaults } from "./fake_tiers.js";
 import type { Random } from "./session_script.js";
 
 const groups: LayerGroup[] = [{ layers: [0], numKvHeads: 1, headDim: 8, dtype: "f32" }];
@@ -196,14 +196,14 @@ export class FakeEngine implements Engine {
 
 /** A scheduler over a made-up model; `devicePages` puts a made-up tier below that many of its pages. */
 export function fakeScheduler(
-  fake: FakeOptions & { devicePages?: number; lost?: number; random?: Random },
+  fake: FakeOptions & { devicePages?: number; faults?: TierFaults; random?: Random },
   options: SchedulerOptions = {},
 ): { scheduler: Scheduler; engine: FakeEngine; time: FakeTime; tiers: FakeTiers | undefined } {
   const time = new FakeTime();
   const engine = new FakeEngine(time, fake);
-  const { devicePages, lost = 0, random = Math.random } = fake;
+  const { devicePages, faults = { lost: 0, full: 0 }, random = Math.random } = fake;
   const tiers =
-    devicePages === undefined ? undefined : new FakeTiers(engine.cache, engine.pages, devicePages, time, random, { lost });
+    devicePages === undefined ? undefined : new FakeTiers(engine.cache, engine.pages, devicePages, time, random, faults);
   engine.onRun = (sequence) => tiers?.check(sequence);
   const base: SchedulerBase = { engine, store: tiers ?? new DeviceOnlyStore(engine.cache), clock: () => time.now };
   return { scheduler: new Scheduler(base as unknown as Model, options), engine, time, tiers };

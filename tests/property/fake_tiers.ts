@@ -24,8 +24,9 @@ interface Entry {
 }
 
 export interface TierFaults {
-  /** Share of the loads that lose the sequence's end. */
+  /** Share of the loads that lose the sequence's end, and that find no room though there is some. */
   lost: number;
+  full: number;
 }
 
 export class FakeTiers implements ContextStore {
@@ -122,7 +123,8 @@ export class FakeTiers implements ContextStore {
     const waitLayer = (_: unknown, layer: number): void => {
       waits.push(layer);
     };
-    if (entry.place === "below" && this.freePages() < rows) {
+    const isFull = this.freePages() < rows || this.#random() < this.#faults.full;
+    if (entry.place === "below" && isFull) {
       entry.isSuspended = true;
       return { ready: Promise.reject(new KvasirError("ERR_KVASIR_OUT_OF_PAGES", `Need ${rows} pages`)), waitLayer };
     }
