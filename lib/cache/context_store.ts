@@ -11,7 +11,7 @@ export interface Resumption {
   /**
    * Resolves when all pages are there, with the tokens that the sequence holds and the bytes that moved. Where a page was lost or damaged
    * the sequence was truncated before it, and is to be read again from there.
-   * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), and then it is suspended as before; the signal's reason
+   * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), or the signal's reason, and then it is suspended as before
    */
   ready: Promise<{ tokens: number; bytes: number }>;
   /**

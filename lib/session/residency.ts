@@ -215,13 +215,16 @@ export class Residency {
     const { cost, tally, clock, isIdle, fail } = this.#parts;
     const begun = clock();
     this.transfers++;
-    const copied = ready
-      .then(({ bytes }) => {
-        tally.bytesIn += bytes;
-        request.bytesIn += bytes;
-        cost.in.add(bytes, (clock() - begun) / 1000);
-      })
-      .finally(() => this.transfers--);
+    const hasCome = ({ bytes }: { bytes: number }): void => {
+      tally.bytesIn += bytes;
+      request.bytesIn += bytes;
+      cost.in.add(bytes, (clock() - begun) / 1000);
+    };
+    const hasNot = (error: unknown): void => {
+      request.session.isSuspended = true;
+      throw error;
+    };
+    const copied = ready.then(hasCome, hasNot).finally(() => this.transfers--);
     if (placed === undefined || request.unread <= 0 || !isIdle()) return copied;
     copied.catch((error: unknown) => {
       if (request.waitLayer === waitLayer) fail(error);
