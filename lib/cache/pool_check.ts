@@ -32,7 +32,7 @@ function stateProblems(pool: PoolState): string[] {
     if ((state === FREE) !== (free[page] === 1))
       found.push(`I1: page ${page} is ${name} but its place in the free list says otherwise`);
     if (state === FREE && flags !== FREE) found.push(`I3: page ${page} is free with flags ${flags.toString(2)}`);
-    const isHeld = (flags & markMask) !== 0 || pool.index.children[page] !== 0;
+    const isHeld = (flags & markMask) !== 0 || pool.index.childrenOf(page) !== 0;
     if (pool.isGone(page) && !isHeld) found.push(`I1: page ${page} is dropped and nothing holds it, but it is not free`);
     if ((state === CACHED) !== (pool.refs[page] === 0 && state > ACTIVE))
       found.push(`I1: page ${page} is ${name} with ${pool.refs[page]} references`);

@@ -111,7 +111,9 @@ function runPass(
   const ends = parts.filter(({ wantsLogits }) => wantsLogits).length;
   using logits = ends > 0 ? last.slice(first, first + ends) : undefined;
   enqueuePass(transformer, stream, parts, logits, {
-    beforeLayer: resumptions?.length ? (layer) => resumptions.forEach((resumption) => resumption.hold(layer)) : undefined,
+    beforeLayer: (layer) => {
+      for (const resumption of resumptions ?? []) resumption.hold(layer);
+    },
     onLogits:
       onLogits === undefined
         ? undefined
