@@ -7,7 +7,7 @@
  * disposed meanwhile just lets go of its pages.
  */
 import { KvasirError } from "../errors.js";
-import { pageKeys } from "../page_keys.js";
+import { pageKeys, pageKeysSync } from "../page_keys.js";
 import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
 import { Evictor } from "./evictor.js";
@@ -21,6 +21,7 @@ import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
+import { mostAtOnce } from "./token_log.js";
 import { Turn } from "./turn.js";
 
 export interface CacheTiersOptions {
@@ -93,7 +94,9 @@ export class CacheTiers implements ContextStore {
     if (full === 0) return 0;
     const log = cache.log(row);
     const covered = tokens.slice(0, full * cache.pageSize);
-    const keys = await pageKeys(covered, cache.pageSize, log.root);
+    // A short prompt is hashed in less time than it takes to ask another thread to do it.
+    const isShort = covered.length <= mostAtOnce;
+    const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
     const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
     if (sequence.disposed) {
       dropClaim(claim, cache);

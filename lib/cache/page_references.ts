@@ -163,6 +163,11 @@ export class PageReferences {
     return refs;
   }
 
+  /** Whether nothing refers to the page any more and it cannot be found: a transfer, or a page that follows it, still holds its id. */
+  isGone(page: number): boolean {
+    return this.inside.isGone(page);
+  }
+
   useCount(page: number): number {
     return this.#uses[page] as number;
   }
