@@ -4,8 +4,10 @@ export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } f
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
 export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
+export { evictionPolicy, type PolicyName, policyNames } from "./cache/eviction_policies.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
+export { NONE, PagePool, type PagePoolOptions, type PageState } from "./cache/page_pool.js";
 export { openRemoteTier, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
@@ -35,6 +37,15 @@ export type { PrefillItem, PrefillOptions } from "./model/prefill.js";
 export { type RopeConfig, ropeFrequencies } from "./model/rope.js";
 export { type Checkpoint, openCheckpoint, openSafetensors, type TensorEntry } from "./model/safetensors.js";
 export { TextStream, type Tokenizer } from "./model/tokenizer.js";
+export {
+  type KvEvent,
+  type KvEventKind,
+  KvEvents,
+  type KvEventsOptions,
+  type KvReplay,
+  type KvTier,
+} from "./observe/kv_events.js";
+export { Counter, Gauge, Histogram, type HistogramValue, type Labels, Metrics, type MetricSample } from "./observe/metrics.js";
 export { type AdvanceArgs, advance } from "./ops/advance.js";
 export { type AppendArgs, append } from "./ops/append.js";
 export { type ArgmaxArgs, argmax } from "./ops/argmax.js";

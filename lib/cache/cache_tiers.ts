@@ -7,7 +7,7 @@
  * disposed meanwhile just lets go of its pages.
  */
 import { KvasirError } from "../errors.js";
-import { pageKeys } from "../page_keys.js";
+import { pageKeys, pageKeysSync } from "../page_keys.js";
 import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
 import { Evictor } from "./evictor.js";
@@ -21,6 +21,7 @@ import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
+import { mostAtOnce } from "./token_log.js";
 import { Turn } from "./turn.js";
 
 export interface CacheTiersOptions {
@@ -93,7 +94,9 @@ export class CacheTiers implements ContextStore {
     if (full === 0) return 0;
     const log = cache.log(row);
     const covered = tokens.slice(0, full * cache.pageSize);
-    const keys = await pageKeys(covered, cache.pageSize, log.root);
+    // A short prompt is hashed in less time than it takes to ask another thread to do it.
+    const isShort = covered.length <= mostAtOnce;
+    const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
     const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
     if (sequence.disposed) {
       dropClaim(claim, cache);
@@ -151,9 +154,10 @@ export class CacheTiers implements ContextStore {
       });
       return resuming.ready();
     });
-    enqueued.catch(() => undefined); // told by `ready` too; a caller may look at either
-    ready.catch(() => undefined);
-    return { enqueued, ready, hold: (layer) => resuming.hold(layer) };
+    ready.catch(() => undefined); // a caller may look at `placed` alone
+    const placed = this.#isInArenas(sequence) ? enqueued : undefined;
+    enqueued.catch(() => undefined);
+    return { ready, placed, waitLayer: (_stream, layer) => resuming.hold(layer) };
   }
 
   /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */
@@ -273,8 +277,8 @@ export class CacheTiers implements ContextStore {
   async #bringAdopted(sequence: Sequence, signal: AbortSignal | undefined): Promise<number> {
     try {
       const resumption = this.resume(sequence, { signal });
-      await resumption.enqueued;
-      resumption.hold();
+      await (resumption.placed ?? resumption.ready);
+      resumption.waitLayer(undefined, undefined);
       return sequence.length;
     } catch (error) {
       if (sequence.disposed || signal?.aborted === true) throw error;
@@ -283,6 +287,13 @@ export class CacheTiers implements ContextStore {
       this.cache.refreshSlots(sequence.row);
       return 0;
     }
+  }
+
+  /** Whether nothing of the sequence has to be asked of a keyed tier, which may have lost it. */
+  #isInArenas(sequence: Sequence): boolean {
+    return this.cache.groups.every(({ pool }, group) =>
+      this.#pages(group, sequence.row).every((page) => pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1))),
+    );
   }
 
   #pages(group: number, row: number): number[] {

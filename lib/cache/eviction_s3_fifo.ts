@@ -8,7 +8,6 @@
  */
 import type { EvictionPolicy, PolicyContext, PolicyFactory } from "./eviction.js";
 import { NONE, type PageLists } from "./page_lists.js";
-import { KEY_WORDS } from "./tier_driver.js";
 
 const smallShare = 0.1;
 const maxHits = 3;
@@ -133,9 +132,8 @@ class S3Fifo implements EvictionPolicy {
   }
 
   evicted(page: number): void {
-    const { keys } = this.#index;
-    const word = page * KEY_WORDS;
-    if (((this.#bits[page] as number) & mainBit) === 0) this.#ghost.add(keys[word] as number, keys[word + 1] as number);
+    if (((this.#bits[page] as number) & mainBit) === 0)
+      this.#ghost.add(this.#index.keyWord(page, 0), this.#index.keyWord(page, 1));
     this.#bits[page] = 0;
   }
 
@@ -150,11 +148,9 @@ class S3Fifo implements EvictionPolicy {
 
   /** Chooses the queue of a page that is new to the arena, and counts it. */
   #enter(page: number): void {
-    const { keys } = this.#index;
-    const word = page * KEY_WORDS;
     let bits = this.#bits[page] as number;
     if ((bits & knownBit) === 0) {
-      const isGhost = this.#index.has(page) && this.#ghost.take(keys[word] as number, keys[word + 1] as number);
+      const isGhost = this.#index.has(page) && this.#ghost.take(this.#index.keyWord(page, 0), this.#index.keyWord(page, 1));
       bits |= isGhost ? knownBit | mainBit : knownBit;
       this.#bits[page] = bits;
     }

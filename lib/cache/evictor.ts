@@ -127,13 +127,13 @@ export class Evictor {
     const stay: Held[] = [];
     held.forEach((entry, i) => {
       const { page, epoch } = entry;
-      if (!isBelow[i] && pool.refCount(page) > 0) {
+      if (!isBelow[i] && !pool.isGone(page) && pool.refCount(page) > 0) {
         stay.push(entry);
         return;
       }
       pool.unmark(page, MARK_EVICT, epoch);
-      if (pool.epoch(page) !== epoch || pool.useCount(page) > 0 || pool.marks(page) !== 0) return; // wanted again meanwhile
-      if (pool.slot(page, arena) === NONE) return;
+      if (pool.useCount(page) > 0 || pool.marks(page) !== 0) return; // wanted again meanwhile
+      if (pool.slot(page, arena) === NONE) return; // let go meanwhile
       pool.dropSlot(page, arena);
       if (isBelow[i]) this.counters.demoted++;
       else this.counters.dropped++;
@@ -147,6 +147,7 @@ export class Evictor {
     let room = lacking > pool.freeSlots(1) ? await this.makeRoom(group, 1, lacking) : pool.freeSlots(1);
     const pages: number[] = [];
     for (const { page } of held) {
+      if (pool.isGone(page)) continue; // its last sequence went while room was made
       if (pool.slot(page, 1) === NONE) {
         if (room-- <= 0) continue;
         pool.takeSlot(page, 1);

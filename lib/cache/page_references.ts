@@ -8,6 +8,9 @@ import { NONE } from "./page_lists.js";
 import { PoolState } from "./pool_state.js";
 import type { SlotMap } from "./slot_map.js";
 
+/** Records of pages are addressed with 32-bit integers. */
+const maxPages = 2 ** 27;
+
 export interface PagePoolOptions {
   /** Slots of arena 0, and of arena 1 where there is one. */
   slots: readonly number[];
@@ -31,10 +34,10 @@ export class PageReferences {
   constructor({ slots, pages, pageSize, policies }: PagePoolOptions) {
     checkInteger("slots.length", slots.length, 1, 2);
     slots.forEach((count, arena) => {
-      checkInteger(`slots[${arena}]`, count, 1, 2 ** 30);
+      checkInteger(`slots[${arena}]`, count, 1, maxPages);
     });
     checkInteger("pageSize", pageSize, 1);
-    this.numPages = checkInteger("pages", pages ?? slots.reduce((sum, count) => sum + count, 0), 1, 2 ** 30);
+    this.numPages = checkInteger("pages", pages ?? slots.reduce((sum, count) => sum + count, 0), 1, maxPages);
     this.numArenas = slots.length;
     const factories = slots.map((_, arena) => policies?.[arena] ?? lru);
     this.inside = new PoolState(this.numPages, slots, pageSize, factories);
@@ -158,6 +161,11 @@ export class PageReferences {
     const refs = this.#refs[page];
     if (refs === undefined || (refs === 0 && this.state(page) !== CACHED)) this.inside.fail(page, "is not in use");
     return refs;
+  }
+
+  /** Whether nothing refers to the page any more and it cannot be found: a transfer, or a page that follows it, still holds its id. */
+  isGone(page: number): boolean {
+    return this.inside.isGone(page);
   }
 
   useCount(page: number): number {

@@ -32,7 +32,7 @@ function stateProblems(pool: PoolState): string[] {
     if ((state === FREE) !== (free[page] === 1))
       found.push(`I1: page ${page} is ${name} but its place in the free list says otherwise`);
     if (state === FREE && flags !== FREE) found.push(`I3: page ${page} is free with flags ${flags.toString(2)}`);
-    const isHeld = (flags & markMask) !== 0 || pool.index.children[page] !== 0;
+    const isHeld = (flags & markMask) !== 0 || pool.index.childrenOf(page) !== 0;
     if (pool.isGone(page) && !isHeld) found.push(`I1: page ${page} is dropped and nothing holds it, but it is not free`);
     if ((state === CACHED) !== (pool.refs[page] === 0 && state > ACTIVE))
       found.push(`I1: page ${page} is ${name} with ${pool.refs[page]} references`);
@@ -86,12 +86,17 @@ function orderProblems(pool: PoolState): string[] {
   const listed = new Int32Array(pool.numPages).fill(NONE);
   pool.orders.forEach((order, arena) => {
     const counts = new Int32Array(4);
-    for (const page of order.pages()) {
+    const list = (page: number, isHeld: boolean): void => {
       if (listed[page] !== NONE) found.push(`I4: page ${page} is listed twice for eviction`);
       listed[page] = arena;
-      const pageClass = classOf(pool.flags[page] as number);
+      const flags = pool.flags[page] as number;
+      const pageClass = classOf(flags);
       counts[pageClass] = (counts[pageClass] as number) + 1;
-    }
+      if (isHeld !== ((flags & heldBit) !== 0))
+        found.push(`I4: page ${page} is${isHeld ? "" : " not"} set aside, its flags differ`);
+    };
+    for (const page of order.heldPages()) list(page, true);
+    for (const page of order.policy.pages()) list(page, false);
     counts.forEach((count, pageClass) => {
       if (count !== order.count(pageClass))
         found.push(

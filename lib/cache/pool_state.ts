@@ -129,7 +129,7 @@ export class PoolState {
     if ((flags & markMask) !== 0) return IN_TRANSFER;
     if ((flags & tierMask) !== 0 || (flags & validMask & ~validBit(arena)) !== 0) return DROPPABLE;
     if (this.refs[page] !== 0) return MOVABLE;
-    if (this.index.children[page] === 0) return DROPPABLE;
+    if (this.index.childrenOf(page) === 0) return DROPPABLE;
     return arena === this.numArenas - 1 ? BLOCKED : MOVABLE;
   }
 
@@ -194,7 +194,7 @@ export class PoolState {
   /** Frees what a dropped page without marks holds: its slots, and its id unless children name it. */
   freeGone(page: number): void {
     for (let arena = 0; arena < this.numArenas; arena++) this.freeSlot(page, arena);
-    if (this.index.children[page] !== 0) return;
+    if (this.index.childrenOf(page) !== 0) return;
     for (let i = 0; i < this.#forgetful.length; i++) this.#forgetful[i]?.forget?.(page);
     this.setState(page, FREE);
     this.lists.push(page);
@@ -210,7 +210,7 @@ export class PoolState {
 
   /** A child of the page has left the index. */
   childLeft(page: number): void {
-    if (this.index.children[page] !== 0) return;
+    if (this.index.childrenOf(page) !== 0) return;
     if (!this.isGone(page)) this.settle(page);
     else if (((this.flags[page] as number) & markMask) === 0) this.freeGone(page);
   }

@@ -6,7 +6,7 @@ import { pageKeysSync } from "../page_keys.js";
 import { KEY_WORDS } from "./tier_driver.js";
 
 /** Most tokens that are hashed in one go on the JavaScript thread: some 20 microseconds. */
-const mostAtOnce = 4096;
+export const mostAtOnce = 4096;
 
 export class TokenLog {
   /** Key before the first page's: it stands for the model, the layout and the tenant. */

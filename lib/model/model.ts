@@ -272,7 +272,7 @@ export class Model implements Disposable {
    * @throws ERR_KVASIR_OUT_OF_PAGES, and then no sequence has changed
    */
   prefill(items: readonly PrefillItem[], options: PrefillOptions = {}): Promise<Tensor> {
-    checkOptions("prefill", options, ["signal", "onProgress", "onLogits"]);
+    checkOptions("prefill", options, ["signal", "onProgress", "onLogits", "resumptions"]);
     return prefill(this.#transformer, this.stream, items, options);
   }
 

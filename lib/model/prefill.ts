@@ -1,4 +1,5 @@
 /** Reads tokens into sequences, in passes of bounded size; one pass may carry pieces of several sequences. */
+import type { Resumption } from "../cache/context_store.js";
 import type { Sequence } from "../cache/sequence.js";
 import type { Stream } from "../stream.js";
 import type { Tensor } from "../tensor.js";
@@ -11,6 +12,8 @@ export interface PrefillItem {
 }
 
 export interface PrefillOptions {
+  /** Sequences of the call that are on their way back to the device: each layer of a pass waits for its own pages only. */
+  resumptions?: readonly Resumption[] | undefined;
   signal?: AbortSignal | undefined;
   /** Called with the number of tokens that are in. */
   onProgress?: ((tokens: number) => void) | undefined;
@@ -40,6 +43,7 @@ export async function prefill(
 ): Promise<Tensor> {
   const { cache, device, config } = transformer.parts;
   for (const { tokens } of items) checkTokens(tokens, config.vocabSize);
+  for (const { placed, ready } of options.resumptions ?? []) await (placed ?? ready);
   options.signal?.throwIfAborted();
   cache.reserve(
     items.map(({ sequence }) => cache.rowOf(sequence)),
@@ -96,7 +100,7 @@ function runPass(
   items: readonly PrefillItem[],
   pieces: readonly Piece[],
   last: Tensor,
-  { onLogits }: PrefillOptions,
+  { onLogits, resumptions }: PrefillOptions,
 ): void {
   const parts: PassPiece[] = pieces.map(({ item, from, count }) => {
     const { sequence, tokens } = items[item] as PrefillItem;
@@ -107,6 +111,9 @@ function runPass(
   const ends = parts.filter(({ wantsLogits }) => wantsLogits).length;
   using logits = ends > 0 ? last.slice(first, first + ends) : undefined;
   enqueuePass(transformer, stream, parts, logits, {
+    beforeLayer: (layer) => {
+      for (const resumption of resumptions ?? []) resumption.waitLayer(stream, layer);
+    },
     onLogits:
       onLogits === undefined
         ? undefined

@@ -1,7 +1,5 @@
 import { describe, expect, test } from "vitest";
 import { evictionPolicy } from "../../lib/cache/eviction_policies.js";
-import { priority } from "../../lib/cache/eviction_priority.js";
-import { lru } from "../../lib/cache/eviction_lru.js";
 import {
   ACTIVE,
   CACHED,
@@ -16,45 +14,7 @@ import {
   TIER_DISK,
 } from "../../lib/cache/page_pool.js";
 import { expectError } from "../expect_error.js";
-
-const pageSize = 2;
-const root = Uint32Array.of(1, 1, 1, 1);
-const key = (id: number): Uint32Array => Uint32Array.of(id, id * 7, id * 13, id * 17);
-const tokensOf = (id: number): Int32Array => Int32Array.of(id, -id);
-
-/** A sealed page with the key and tokens that `id` stands for. */
-function sealed(pool: PagePool, id: number, parent = NONE): number {
-  const page = pool.take();
-  expect(pool.seal(page, key(id), 0, parent, root, tokensOf(id), 0)).toBe(page);
-  return page;
-}
-
-/** A chain of sealed pages, first to last. */
-function chain(pool: PagePool, ids: readonly number[]): Int32Array {
-  const pages: number[] = [];
-  for (const id of ids) pages.push(sealed(pool, id, pages.at(-1) ?? NONE));
-  return Int32Array.from(pages);
-}
-
-function balance(pool: PagePool): void {
-  const counts = (of: (page: number) => number): Int32Array => Int32Array.from({ length: pool.numPages }, (_, page) => of(page));
-  const refs = counts((page) => (pool.state(page) === FREE ? 0 : pool.state(page) === CACHED ? 0 : refsOf(pool, page)));
-  expect(
-    pool.problems(
-      refs,
-      counts((page) => pool.useCount(page)),
-    ),
-  ).toEqual([]);
-}
-
-/** References, 0 for a page that was dropped. */
-function refsOf(pool: PagePool, page: number): number {
-  try {
-    return pool.refCount(page);
-  } catch {
-    return 0;
-  }
-}
+import { balance, chain, key, pageSize, root, sealed, tokensOf } from "../sealed_pages.js";
 
 describe("the life of a page", () => {
   test("a released page that was not sealed is free; a sealed one is found again", () => {
@@ -181,94 +141,6 @@ describe("transfers", () => {
   });
 });
 
-describe("eviction", () => {
-  test("a cached chain goes from its end, and a shared beginning after all that follow it", () => {
-    const pool = new PagePool({ slots: [8], pageSize });
-    const trunk = chain(pool, [1, 2]);
-    const twigs = [3, 4].map((id) => sealed(pool, id, trunk[1]));
-    pool.releaseAll(Int32Array.of(...trunk, ...twigs));
-    // The trunk becomes coldest: it must wait all the same.
-    for (const page of twigs) pool.touch(page);
-    const gone: number[] = [];
-    for (let page = pool.victim(0, false); page !== NONE; page = pool.victim(0, false)) {
-      expect(pool.reclaimable(0)).toBe(4 - gone.length);
-      gone.push(page);
-      pool.dropSlot(page, 0);
-      balance(pool);
-    }
-    expect(gone.toSorted()).toEqual([...trunk, ...twigs].toSorted());
-    expect(gone.slice(2)).toEqual([trunk[1], trunk[0]]);
-  });
-
-  test("a pinned page may be moved but not dropped, and is never cached", () => {
-    const pool = new PagePool({ slots: [2, 2], pageSize });
-    const page = sealed(pool, 1);
-    pool.retain(page, false);
-    pool.release(page);
-    expect([pool.state(page), pool.victim(0, false), pool.victim(0)]).toEqual([SEALED, NONE, page]);
-    pool.takeSlot(page, 1);
-    pool.setValid(page, 1, true);
-    expect(pool.victim(0, false)).toBe(page);
-    pool.dropSlot(page, 0);
-    expect([pool.state(page), pool.victim(1, false), pool.victim(1)]).toEqual([SEALED, NONE, page]);
-    pool.release(page, false);
-    expect([pool.state(page), pool.victim(1, false)]).toEqual([CACHED, page]);
-  });
-
-  test("duplicates are host copies of what the device holds, found in turns", () => {
-    const pool = new PagePool({ slots: [3, 3], pageSize });
-    const pages = [pool.take(), pool.take(), pool.take()];
-    expect(pool.duplicate()).toBe(NONE);
-    for (const page of pages) {
-      pool.takeSlot(page, 1);
-      pool.setValid(page, 1, true);
-    }
-    const epoch = pool.mark(pages[1] as number, MARK_OUT);
-    expect([pool.duplicate(), pool.duplicate(), pool.duplicate()]).toEqual([pages[0], pages[2], pages[0]]);
-    pool.unmark(pages[1] as number, MARK_OUT, epoch);
-    expect(pool.duplicate()).toBe(pages[1]);
-    pool.dropSlot(pages[2] as number, 1);
-    expect(pool.duplicate()).toBe(pages[0]);
-  });
-
-  test("a page that is lost while others follow it keeps its key for them, and may come back under another id", () => {
-    const pool = new PagePool({ slots: [4, 2], pageSize });
-    const [first, second] = chain(pool, [1, 2]) as unknown as [number, number];
-    pool.releaseAll(Int32Array.of(first, second));
-    pool.dropSlot(first, 0);
-    expect([pool.state(first), pool.slot(first)]).toEqual([ACTIVE, NONE]);
-    expect(pool.match(Uint32Array.of(...key(1), ...key(2)), root, Int32Array.of(1, -1, 2, -2))).toEqual(new Int32Array(0));
-    const parent = new Uint32Array(4);
-    pool.parentKey(second, parent, 0);
-    expect(parent).toEqual(key(1));
-    balance(pool);
-    const again = sealed(pool, 1);
-    expect(again).not.toBe(first);
-    expect([...pool.match(Uint32Array.of(...key(1), ...key(2)), root, Int32Array.of(1, -1, 2, -2))]).toEqual([again, second]);
-    pool.dropSlot(second, 0);
-    expect(pool.state(first)).toBe(FREE);
-    balance(pool);
-  });
-
-  test("priorities go through the pool to the policies that know them", () => {
-    let now = 0;
-    const pool = new PagePool({ slots: [3], pageSize, policies: [priority({ now: () => now })] });
-    const pages = [1, 2, 3].map((id) => sealed(pool, id));
-    pool.setPriority(pages[0] as number, 90);
-    pool.setPriority(pages[1] as number, 90, 10);
-    pool.releaseAll(Int32Array.from(pages));
-    expect(pool.victim(0)).toBe(pages[2]);
-    now = 10;
-    expect(pool.victim(0)).toBe(pages[1]);
-    expectError("ERR_KVASIR_INVALID_ARGUMENT", ["priority is 101"], () => pool.setPriority(pages[0] as number, 101));
-    expectError("ERR_KVASIR_INVALID_ARGUMENT", ["ttlMs is -1"], () => pool.setPriority(pages[0] as number, 1, -1));
-    const other = new PagePool({ slots: [3], pageSize, policies: [lru] });
-    expectError("ERR_KVASIR_INVALID_ARGUMENT", ["no arena's policy is the priority policy"], () =>
-      other.setPriority(other.take(), 1),
-    );
-  });
-});
-
 describe("sealing", () => {
   test("the same content under the same key is one page; other content is a counted collision and no hit", () => {
     const pool = new PagePool({ slots: [6], pageSize });
@@ -305,6 +177,17 @@ describe("sealing", () => {
     expectError("ERR_KVASIR_INTERNAL", ["has no key under which a tier"], () => pool.setTier(plain, TIER_DISK, true));
   });
 
+  test("a page that is not sealed is no parent, though it had the right key in an earlier life", () => {
+    const pool = new PagePool({ slots: [3], pageSize });
+    const before = sealed(pool, 1);
+    pool.release(before);
+    pool.dropSlot(before, 0);
+    expect(pool.take()).toBe(before);
+    const [parent, child] = chain(pool, [1, 2]) as unknown as [number, number];
+    expect(pool.find(key(2), 0, parent, root, tokensOf(2), 0)).toBe(child);
+    expect(pool.find(key(2), 0, before, root, tokensOf(2), 0)).toBe(NONE);
+  });
+
   test("a match ends with the keys, the tokens, or the first page that is not there", () => {
     const pool = new PagePool({ slots: [4], pageSize });
     const pages = [...chain(pool, [1, 2, 3])];
@@ -314,11 +197,16 @@ describe("sealing", () => {
     expect([...pool.match(keys.subarray(0, 8), root, tokens)]).toEqual(pages.slice(0, 2));
     expect([...pool.match(keys, root, tokens.subarray(0, 5))]).toEqual(pages.slice(0, 2));
     expect([...pool.match(keys, key(9), tokens)]).toEqual([]);
+    expect([...pool.match(keys, root, tokens, { limit: 2 })]).toEqual(pages.slice(0, 2));
+    expect([...pool.match(keys, root, tokens, { first: 2, parent: pages[1] as number, limit: 5 })]).toEqual(pages.slice(2));
+    expect([...pool.match(keys, root, tokens, { first: 1 })]).toEqual([]);
+    expect([...pool.match(keys, root, tokens, { first: 4, parent: pages[2] as number })]).toEqual([]);
     expect([...pool.match(new Uint32Array(0), root, new Int32Array(0))]).toEqual([]);
   });
 
   test("many roots come and go", () => {
     const pool = new PagePool({ slots: [100], pageSize });
+    let bytes = 0;
     for (let round = 0; round < 3; round++) {
       const pages = Array.from({ length: 100 }, (_, i) => {
         const page = pool.take();
@@ -333,8 +221,9 @@ describe("sealing", () => {
         pool.dropSlot(page, 0);
       }
       balance(pool);
+      if (round === 0) bytes = pool.metadataBytes;
     }
-    expect(pool.numFree).toBe(100);
+    expect([pool.numFree, pool.metadataBytes]).toEqual([100, bytes]);
   });
 });
 
