@@ -54,16 +54,22 @@ export async function startRedis(): Promise<RedisTarget> {
   return { url: `redis://127.0.0.1:${port}`, stop };
 }
 
-/** Requests a second of SET and GET with values of `bytes`, by redis-benchmark over so many connections. */
-export async function redisBenchmark(
-  url: string,
-  bytes: number,
-  connections: number,
-  requests: number,
-): Promise<{ set: number; get: number }> {
+export interface BenchmarkSize {
+  /** Of a value. */
+  bytes: number;
+  connections: number;
+  requests: number;
+  /** Keys that are drawn from; 1 is redis-benchmark's own way, one key again and again. */
+  keys: number;
+}
+
+/** Requests a second of SET and GET by redis-benchmark. */
+export async function redisBenchmark(url: string, size: BenchmarkSize): Promise<{ set: number; get: number }> {
+  const { bytes, connections, requests, keys } = size;
   const { hostname, port, password } = new URL(url);
   const args = ["-h", hostname, "-p", port || "6379", ...(password === "" ? [] : ["-a", decodeURIComponent(password)])];
   args.push("-t", "set,get", "-d", String(bytes), "-c", String(connections), "-n", String(requests), "--csv");
+  if (keys > 1) args.push("-r", String(keys));
   const child = spawn("redis-benchmark", args, { stdio: ["ignore", "pipe", "inherit"] });
   let out = "";
   child.stdout.on("data", (text) => {

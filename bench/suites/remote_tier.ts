@@ -1,6 +1,7 @@
 /** Pages to and from a Redis or Valkey server: the remote tier beside redis-benchmark with values of the same size over as many
  * connections, in turns. Without --url the suite starts servers on loopback, which share the cores with both. New
- * pages take the place of old ones, as in a server that has been full once. redis-benchmark writes and reads one key again and again. */
+ * pages take the place of old ones, as in a server that has been full once. redis-benchmark writes and reads one key again and again, which
+ * stays in the caches; beside that it is run over as many keys as a batch has pages. */
 import { randomBytes } from "node:crypto";
 import {
   type Device,
@@ -33,9 +34,11 @@ const LEAST_RATIO = 0.6;
 interface Rates {
   store: number[];
   load: number[];
-  /** redis-benchmark's SET and GET, in microseconds a batch. */
+  /** redis-benchmark's SET and GET, in microseconds a batch; over one key, and over many. */
   set: number[];
   get: number[];
+  setMany: number[];
+  getMany: number[];
   wrongPages: number;
 }
 
@@ -58,11 +61,13 @@ async function measureCell(
 ): Promise<Rates> {
   const pages = (pool.shape[0] as number) / 2;
   const bytes = pool.shape[1] as number;
-  const rates: Rates = { store: [], load: [], set: [], get: [], wrongPages: 0 };
+  const rates: Rates = { store: [], load: [], set: [], get: [], setMany: [], getMany: [], wrongPages: 0 };
   const first = Int32Array.from({ length: pages }, (_, i) => i);
   const requests = Math.max(16, PEER_BYTES / bytes);
   for (let round = -1; round < ROUNDS; round++) {
-    const peer = await redisBenchmark(url, bytes, connections, requests);
+    const peer = await redisBenchmark(url, { bytes, connections, requests, keys: 1 });
+    // The first round writes every key.
+    const many = await redisBenchmark(url, { bytes, connections, requests: round < 0 ? 10 * pages : requests, keys: pages });
     for (let i = 0; i < (round < 0 ? 1 : BATCHES_A_ROUND); i++) {
       const batch = freshBatch(pages);
       await tier.remove(0, held.shift() as Uint32Array);
@@ -80,6 +85,8 @@ async function measureCell(
     if (round < 0) continue;
     rates.set.push((pages / peer.set) * 1e6);
     rates.get.push((pages / peer.get) * 1e6);
+    rates.setMany.push((pages / many.set) * 1e6);
+    rates.getMany.push((pages / many.get) * 1e6);
   }
   const both = (await pool.read()) as Uint8Array;
   if (Buffer.compare(both.subarray(0, pages * bytes), both.subarray(pages * bytes)) !== 0) rates.wrongPages++;
@@ -92,6 +99,7 @@ function rowOf(kind: "store" | "load", rates: Rates, bytes: number, connections:
   const timing = summarise(rates[kind]);
   const peer = summarise(kind === "store" ? rates.set : rates.get).median_us;
   const count = BATCH_BYTES / bytes;
+  const many = summarise(kind === "store" ? rates.setMany : rates.getMany).median_us;
   const perSecond = (us: number): number => BATCH_BYTES / 1e9 / (us / 1e6);
   return {
     op: "remote_tier",
@@ -103,7 +111,7 @@ function rowOf(kind: "store" | "load", rates: Rates, bytes: number, connections:
     gb_per_s: perSecond(timing.median_us),
     ceiling: { name: "redis_benchmark_gb_per_s", value: perSecond(peer) },
     share_of_ceiling: peer / timing.median_us,
-    peers: { redis_benchmark: peer },
+    peers: { redis_benchmark: peer, redis_benchmark_many_keys: many },
     max_abs_err: rates.wrongPages,
     tolerance: 0,
     pass: rates.wrongPages === 0,
