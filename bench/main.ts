@@ -23,6 +23,7 @@ import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
 import { pageKeyRates } from "./suites/page_keys.js";
+import { remoteTier } from "./suites/remote_tier.js";
 import { swap } from "./suites/swap.js";
 import { pageCopy } from "./suites/page_copy.js";
 import { pagePool } from "./suites/page_pool.js";
@@ -43,6 +44,7 @@ const suites = {
   page_copy: pageCopy,
   swap,
   page_pool: pagePool,
+  remote_tier: remoteTier,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
@@ -54,6 +56,7 @@ const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suit
   --json           print the results as JSON, too
   --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
   --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
+  --url URL        remote_tier: a server to measure, redis://host:port; default one that it starts on loopback
 `;
 
 export function rowText(row: Row): string {
@@ -91,6 +94,7 @@ export async function runBench(args: readonly string[]): Promise<number> {
       json: { type: "boolean", default: false },
       only: { type: "string" },
       "no-peers": { type: "boolean", default: false },
+      url: { type: "string" },
       help: { type: "boolean", short: "h" },
     },
   });
@@ -117,6 +121,7 @@ export async function runBench(args: readonly string[]): Promise<number> {
     const options: SuiteOptions = {
       only: values.only,
       withPeers: !values["no-peers"],
+      url: values.url,
       conclude: (summary) => {
         result.summary = summary;
       },
