@@ -296,6 +296,26 @@ function order(bed: Bed): void {
     expect(((await host.read()) as Uint8Array).every((byte) => byte === 50)).toBe(true);
   });
 
+  test("an event that a transfer stream records again stands for the other stream's record too", async () => {
+    const { device } = bed;
+    using pages = device.zeros("u8", [slots, pageBytes]);
+    using seen = device.zeros("u8", [slots, pageBytes]);
+    using scratch = scratchOf(device);
+    using event = device.createEvent();
+    using transfers = device.createTransferStream();
+    using computes = device.createStream();
+    using reader = device.createStream();
+    await device.stream.finished();
+    slow(computes, scratch, 40);
+    pages.fill(9, { stream: computes });
+    computes.record(event);
+    transfers.record(event);
+    reader.wait(event);
+    seen.copyFrom(pages, { stream: reader });
+    await reader.finished();
+    expect(((await seen.read()) as Uint8Array).every((byte) => byte === 9)).toBe(true);
+  });
+
   test("stamps measure a transfer", async () => {
     using host = await hostTensor(bed, slots, pageBytes);
     using pages = bed.device.zeros("u8", [slots, pageBytes]);
@@ -426,7 +446,8 @@ function ends(bed: Bed): void {
       [first, 3],
       [second, 3],
     ] as const) {
-      expect(((await tensor.read()) as Uint8Array).findIndex((value) => value !== byte)).toBe(-1);
+      const bytes = Buffer.from(((await tensor.read()) as Uint8Array).buffer);
+      expect(bytes.equals(Buffer.alloc(bytes.length, byte)), `${byte}`).toBe(true);
     }
   });
 
