@@ -82,7 +82,7 @@ void time_prefill(const Hardware& hw, int d, int length, bool variants, const Op
     for (const Variant& x : variants ? variants_of(d) : std::vector<Variant>{}) {
       set(0);
       AttentionParams p = cuda::plan_attention(a, hw).params;
-      p.num_splits = 1, p.split_tokens = 0;
+      p.num_splits = 1;
       p.num_tiles = batch * ((length + x.rows - 1) / x.rows);
       check(cudaMemset(out, 0xff, n * sets * 2), "poison");
       const double t = median_us(30, [&](int i) {

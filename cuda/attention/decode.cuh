@@ -174,7 +174,7 @@ __device__ __forceinline__ void decode_cta(const AttentionParams& p, const Decod
     const int first_position = request.q_start + p.group.div(row_begin);
     const int last_position = request.q_start + p.group.div(row_begin + item.rows - 1);
     const int count = walk.count(), first_unit = walk.first_tile() * kWarps + warp;
-    const bool whole = walk.fixed ? !is_split(p, request.qo_len) : walk.whole();
+    const bool whole = walk.fixed ? p.num_splits <= 1 : walk.whole();
     if (!whole && !walk.fixed && walk.skip > 0 && t == 0) {
       const StreamKTeam team = team_of(work, blockIdx.x, line - walk.skip, walk.span.length());
       s.duty = {request, kv_head, row_begin, item.rows, team, team.merges(kFanBits<Shape>)};

@@ -51,7 +51,7 @@ __device__ __forceinline__ void write_split(const AttentionParams& p, const Item
                                             const SoftmaxState<Base2>& state, float4 acc) {
   const int packed = item.row_begin + row, query = p.group.div(packed);
   const int head = item.kv_head * static_cast<int>(p.group.divisor) + p.group.mod(packed);
-  const int64_t at = (split * p.part_rows + partial_row(p, item.request, query)) * p.num_qo_heads + head;
+  const int64_t at = (split * p.part_rows + item.request.qo_begin + query) * p.num_qo_heads + head;
   if (piece == 0) p.part_lse[at] = state.lse();
   if (state.empty()) return;
   const float factor = 1.f / state.sum;

@@ -217,10 +217,10 @@ struct Walk {
     span = span_of<Shape>(p, request);
     entry = kv_head;
     left = 0;
-    if (!is_split(p, request.qo_len) && split > 0) span.blocks = 0;
+    if (p.num_splits <= 1 && split > 0) span.blocks = 0;
     item = kv_head * span.blocks;
     fixed_begin = span.first_tile, fixed_end = span.first_tile + span.tiles;
-    if (is_split(p, request.qo_len)) split_tiles(p, request.kv_len, Shape::kTileKeys, split, fixed_begin, fixed_end);
+    if (p.num_splits > 1) split_tiles(p, split, fixed_begin, fixed_end);
     skip = fixed_begin - span.first_tile;
     tiles = span.blocks > 0 ? 1 : 0;
   }

@@ -6,7 +6,7 @@
 
 namespace kvasir::cuda {
 
-template <int kHeadDim>
+template <int kHeadDim, bool kFolded = false>
 cudaError_t launch_prefill_of(const AttentionPlan& plan, cudaStream_t stream) {
   static constexpr TensorCoreShape e = *find_tensor_core_shape(kHeadDim);
   using Large =
@@ -15,8 +15,8 @@ cudaError_t launch_prefill_of(const AttentionPlan& plan, cudaStream_t stream) {
   return with_variant(plan, [&](auto element, auto source, auto extra) {
     using T = decltype(element);
     if (plan.kernel == AttentionKernel::prefill)
-      return launch_prefill<T, Large, decltype(source), extra.value>(plan.params, stream);
-    return launch_prefill<T, Small, decltype(source), extra.value>(plan.params, stream);
+      return launch_prefill<T, Large, decltype(source), extra.value, kFolded>(plan.params, stream);
+    return launch_prefill<T, Small, decltype(source), extra.value, kFolded>(plan.params, stream);
   });
 }
 

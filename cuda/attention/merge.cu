@@ -27,10 +27,10 @@ struct MergeRows {
   int64_t lse_part, lse_token, lse_head;       // of parts_lse
   int64_t out_token, out_head, out_lse_token, out_lse_head;
   int num_parts, heads, head_dim;
-  int64_t rows;  // tokens (or partial rows) * heads
-  // Combine: which partial rows exist and the token that each belongs to.
+  int64_t rows;  // tokens * heads
+  // Combine: which tokens belong to a request.
   const int* qo_indptr;
-  int split_tokens, batch, total_q;
+  int batch;
 };
 
 template <int kVec, typename T>
@@ -60,18 +60,9 @@ __device__ __forceinline__ void store_elements(T* to, const float (&x)[kVec]) {
   }
 }
 
-// Token of partial row `row`; -1 where no request put one.
-__device__ __forceinline__ int64_t token_of(const MergeRows& m, int64_t row) {
-  if (m.split_tokens == 0) {
-    return m.qo_indptr != nullptr && (row < m.qo_indptr[0] || row >= m.qo_indptr[m.batch]) ? -1 : row;
-  }
-  const int request = static_cast<int>(row / m.split_tokens), i = static_cast<int>(row % m.split_tokens);
-  int begin = request * (m.total_q / m.batch), len = m.total_q / m.batch;
-  if (m.qo_indptr != nullptr) {
-    begin = m.qo_indptr[request];
-    len = m.qo_indptr[request + 1] - begin;
-  }
-  return len <= m.split_tokens && i < len ? begin + i : -1;
+// Whether a request put partials there.
+__device__ __forceinline__ bool has_parts(const MergeRows& m, int64_t token) {
+  return m.qo_indptr == nullptr || (token >= m.qo_indptr[0] && token < m.qo_indptr[m.batch]);
 }
 
 constexpr int kMergeThreads = 128;
@@ -83,12 +74,12 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows_kernel(const __grid_
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row_warp = warp % kRowWarps;
   const int64_t index = blockIdx.x * static_cast<int64_t>(kMergeThreads / 32 / kRowWarps) + warp / kRowWarps;
   if (index >= m.rows) return;  // kRowWarps > 1: the whole CTA, which owns one row
-  const int64_t row = index / m.heads, token = token_of(m, row);
-  const int head = static_cast<int>(index - row * m.heads);
-  if (token < 0) return;
+  const int64_t token = index / m.heads;
+  const int head = static_cast<int>(index - token * m.heads);
+  if (!has_parts(m, token)) return;
 
   // Every lane ends with the joint state of all parts: lanes stride over parts, then fold pairwise.
-  const float* const lse = m.parts_lse + row * m.lse_token + head * m.lse_head;
+  const float* const lse = m.parts_lse + token * m.lse_token + head * m.lse_head;
   SoftmaxState<Natural> state;
   for (int part = lane; part < m.num_parts; part += 32) state.merge(SoftmaxState<Natural>::of_lse(lse[part * m.lse_part]));
   for (int offset = 16; offset > 0; offset /= 2) {
@@ -105,7 +96,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows_kernel(const __grid_
   // From (max, sum) and not from their lse, which has lost log(sum)'s low bits where it is far from zero.
   const float inverse = state.empty() ? 0.f : 1.f / state.sum;
 
-  const In* const parts = static_cast<const In*>(m.parts) + row * m.part_token + head * m.part_head;
+  const In* const parts = static_cast<const In*>(m.parts) + token * m.part_token + head * m.part_head;
   Out* const out = static_cast<Out*>(m.out) + token * m.out_token + head * m.out_head;
   for (int d0 = 0; d0 < m.head_dim; d0 += 32 * kVec) {
     const int d = d0 + lane * kVec;
@@ -190,9 +181,7 @@ cudaError_t launch_combine(const AttentionPlan& plan, const Hardware& hardware, 
   m.head_dim = p.head_dim;
   m.rows = p.part_rows * p.num_qo_heads;
   m.qo_indptr = p.qo_indptr;
-  m.split_tokens = p.split_tokens;
   m.batch = p.batch;
-  m.total_q = p.total_q;
   const bool dependent = hardware.cc_major >= 9, many = p.num_splits >= 8;
   const bool vector = aligned4(m.out, static_cast<int>(element), {m.out_token, m.out_head, m.head_dim});
   const auto launch = [&](auto out) {

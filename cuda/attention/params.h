@@ -24,6 +24,7 @@ constexpr int posts_per_worker(int rows) { return 8 / fan_bits(rows); }
 struct DecodeTurns {
   unsigned begun[kMaxWorkers], read[kMaxWorkers];
 };
+inline constexpr int kAllTokens = INT32_MAX;  // AttentionParams::split_tokens: however many
 inline constexpr int kPageGroup = 16;  // page_size is a multiple of it: 16 keys that start at a multiple of 16 share a page
 
 struct AttentionParams {
@@ -50,10 +51,8 @@ struct AttentionParams {
   // Launch: row tiles over all requests (an upper bound), heads that run side by side, splits of the keys (decode: 0 for
   // stream-K), and where partials go.
   int num_tiles, heads_per_section, num_splits;
-  int split_tokens;  // > 0: only requests of at most so many queries are split, and their partials sit at [request * split_tokens
-                     // + i]
-  float* part_out;   // [num_splits, part_rows, num_qo_heads, head_dim]
-  float* part_lse;   // [num_splits, part_rows, num_qo_heads]
+  float* part_out;  // [num_splits, part_rows, num_qo_heads, head_dim]
+  float* part_lse;  // [num_splits, part_rows, num_qo_heads]
   int64_t part_rows;
 
   // Decode by stream-K: CTAs of the grid, their turns and posts, and a partial of its own for each.
@@ -67,12 +66,31 @@ struct AttentionParams {
   int num_page_slots, num_entries;
   int box_rows;  // key rows of one bulk tensor copy
 
+  // Batch-invariant (fold.cuh): num_splits is how many CTAs share a row's segments, of requests of at most split_tokens queries;
+  // their partials are part_out [part_rows, head_dim], not normalised, beside their (max, sum).
+  int split_tokens;     // kAllTokens: all requests
+  float2* part_state;  // [part_rows]
+  int64_t* part_begin;  // [batch, num_kv_heads]: the first partial, or -1
+  float* totals;        // [total_q, num_qo_heads, head_dim]: acc of the segments so far, of rows whose segments follow one another
+
   KVASIR_HD bool paged() const { return pages != nullptr; }
   // Where stream-K joins its partials: a mailbox of AttentionPlan::mailbox bytes, and a workspace.
   void join_through(void* box, void* workspace) {
     turns = static_cast<DecodeTurns*>(box);
     mailbox = reinterpret_cast<char*>(turns + 1);
     own = static_cast<char*>(workspace);
+  }
+  // Where folded segments go: a workspace of fold_bytes() and the totals behind it.
+  size_t fold_bytes() const {
+    if (num_splits <= 1) return 0;
+    const size_t begins = static_cast<size_t>(batch) * num_kv_heads * sizeof(int64_t);
+    return begins + static_cast<size_t>(part_rows) * (sizeof(float2) + head_dim * sizeof(float));
+  }
+  void fold_through(void* workspace) {
+    part_begin = static_cast<int64_t*>(workspace);
+    part_state = reinterpret_cast<float2*>(part_begin + static_cast<int64_t>(batch) * num_kv_heads);
+    part_out = reinterpret_cast<float*>(part_state + part_rows);
+    totals = reinterpret_cast<float*>(static_cast<char*>(workspace) + fold_bytes());
   }
 };
 
@@ -90,7 +108,8 @@ struct AttentionPlan {
   AttentionParams params = {};
   int decode_rows = 0;       // rows of a block of the decode kernel: 8, 16 or 32
   bool bulk_copies = false;  // sm_90: K and V come by bulk tensor copies
-  size_t workspace = 0;      // bytes of partials for the combine kernel
+  bool folded = false;       // batch-invariant: the kernels that fold segments
+  size_t workspace = 0;      // bytes of partials and totals
   size_t mailbox = 0;        // bytes of the mailbox (runtime/mailbox.h) that stream-K joins its partials through
 };
 
@@ -104,14 +123,20 @@ cudaError_t launch_prefill_d96(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_prefill_d128(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_prefill_d192(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_prefill_d256(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_folded_d64(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_folded_d96(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_folded_d128(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_folded_d192(const AttentionPlan&, cudaStream_t);
+cudaError_t launch_folded_d256(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_decode_d64(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_decode_d96(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_decode_d128(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_decode_d192(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_decode_d256(const AttentionPlan&, cudaStream_t);
 cudaError_t launch_simt(const AttentionPlan&, cudaStream_t);
-// Joins the partials of a split plan; sinks enter here.
+// Joins the partials of a split plan; sinks enter here. Folded plans have a join of their own.
 cudaError_t launch_combine(const AttentionPlan&, const Hardware&, cudaStream_t);
+cudaError_t launch_fold(const AttentionPlan&, const Hardware&, cudaStream_t);
 cudaError_t launch_merge_parts(const kvasir_merge_args&, cudaStream_t);
 
 // Runs a plan; `workspace` holds plan.workspace bytes, `mailbox` plan.mailbox bytes that no launch at the same time uses.

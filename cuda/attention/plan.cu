@@ -6,6 +6,7 @@
 
 #include "../../native/core/attention_batch.h"
 #include "../../native/core/dtype.h"
+#include "../../native/core/key_segments.h"
 #include "../../native/core/stream_k.h"
 #include "params.h"
 #include "shapes.h"
@@ -16,9 +17,11 @@ namespace {
 // K and V of the heads that run side by side. Small sections keep them in the L2 cache; causal tiles differ in length, and a
 // section of many heads lets the longest of all start first, which is worth more than the cache until it is far exceeded.
 constexpr int64_t kSectionBytes = 24 << 20, kCausalSectionBytes = 64 << 20;
-constexpr int kInvariantSplits = 32;  // fixed, since boundaries may depend on the request alone
-constexpr int kInvariantRows = 16;    // batch-invariant: requests of at most so many packed rows are split
 constexpr int kMaxSplits = 128;
+// Batch-invariant: bytes of partials; and in calls of many rows, requests of few are shared out among up to so many CTAs a KV
+// head, unless there are more requests than that.
+constexpr int64_t kPartialBytes = int64_t{256} << 20;
+constexpr int kShortSplits = 33, kMostShortRequests = 1024;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -147,6 +150,37 @@ void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const Deco
   }
 }
 
+// Batch-invariant: how many CTAs share the segments of a row, which changes no bit, and room for what they leave. `ctas` work on
+// rows alone, `room` of them keep the device busy, and a request of up to short_rows packed rows is one of them for each KV head.
+void plan_folded(AttentionPlan& plan, const kvasir_attention_args& a, int64_t ctas, int64_t room, int64_t short_rows) {
+  AttentionParams& p = plan.params;
+  plan.folded = true;
+  const int64_t keys = p.paged() ? static_cast<int64_t>(p.num_entries) * p.page_size : p.total_kv;
+  const int64_t most = ceil_div(keys, kSegmentKeys), group = p.num_qo_heads / p.num_kv_heads;  // segments of one request, at most
+  if (most <= 1) return;
+  int64_t wanted = a.num_splits > 0 ? a.num_splits : room / std::max<int64_t>(ctas, 1);
+  p.split_tokens = kAllTokens;
+  const int short_tokens = static_cast<int>(short_rows / group);
+  const bool has_short = short_tokens > 0 && (p.qo_indptr != nullptr || p.qo_each <= short_tokens);
+  if (a.num_splits == 0 && segment_workers(wanted) == 1 && has_short && p.batch > 1 && p.batch <= kMostShortRequests) {
+    p.split_tokens = short_tokens;
+    wanted = std::clamp<int64_t>(2 * room / (int64_t{p.batch} * p.num_kv_heads), 5, kShortSplits);
+  }
+  p.num_splits = segment_workers(std::min(wanted, most + 3));
+  if (p.num_splits > 1) {
+    // Rows of the table do not overlap, as a rule, so that their segments add up.
+    const int64_t longest = p.qo_indptr == nullptr ? p.qo_each : std::min(p.total_q, p.split_tokens);
+    const int64_t table_rows = p.per_head_rows ? int64_t{p.batch} * p.num_kv_heads : p.batch;
+    const int64_t sum = longest * (p.per_head_rows ? group : p.num_qo_heads) * (keys / kSegmentKeys + 2 * table_rows);
+    const int64_t largest = int64_t{p.total_q} * p.num_qo_heads * most;
+    const int64_t bytes = sizeof(float2) + p.head_dim * sizeof(float);
+    p.part_rows = std::min({sum, largest, kPartialBytes / bytes});
+  }
+  plan.workspace = p.fold_bytes();
+  if (plan.kernel != AttentionKernel::simt)
+    plan.workspace += static_cast<size_t>(p.total_q) * p.num_qo_heads * p.head_dim * sizeof(float);
+}
+
 }  // namespace
 
 AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& hardware) {
@@ -167,7 +201,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
   const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
   const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) && aligned_16(a.out, element) &&
                             aligned_16(a.k, element) && aligned_16(a.v, element) && aligned_16(a.pages, element);
-  int64_t ctas = 0, tile_keys = 64;
+  int64_t ctas = 0, tile_keys = 64, tile_rows = 0;
   int waves = 1;
   if (!tensor_cores) {
     plan.kernel = AttentionKernel::simt;
@@ -179,7 +213,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     return plan;
   } else {
     plan.kernel = rows <= shape->small.rows ? AttentionKernel::prefill_small : AttentionKernel::prefill;
-    const int tile_rows = plan.kernel == AttentionKernel::prefill ? shape->prefill.rows : shape->small.rows;
+    tile_rows = plan.kernel == AttentionKernel::prefill ? shape->prefill.rows : shape->small.rows;
     const int64_t tiles = p.qo_indptr == nullptr || batch == 1
                               ? batch * ceil_div(p.total_q / batch * group, tile_rows)
                               : p.total_q * group / tile_rows + std::min<int64_t>(batch, p.total_q);
@@ -194,18 +228,13 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
 
   const bool paired = hardware.smem_per_sm >= 160 * 1024;
   const int64_t slots = static_cast<int64_t>(hardware.sm_count) * (paired ? kCtasPerSm : 1);
-  if (a.num_splits > 0) {
-    p.num_splits = std::min(a.num_splits, 256);
-  } else if (p.batch_invariant) {
-    p.num_splits = kInvariantSplits;
-  } else {
-    p.num_splits = choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
+  if (p.batch_invariant) {
+    plan_folded(plan, a, ctas, 2 * waves * slots, tile_rows);
+    return plan;
   }
-  if (p.batch_invariant && shape != nullptr && group > shape->small.rows)
-    p.num_splits = 1;  // a single query would span row tiles
+  p.num_splits = a.num_splits > 0 ? std::min(a.num_splits, 256) : choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
   if (p.num_splits > 1) {
-    p.split_tokens = p.batch_invariant ? static_cast<int>(std::max<int64_t>(1, kInvariantRows / group)) : 0;
-    p.part_rows = p.batch_invariant ? batch * p.split_tokens : p.total_q;
+    p.part_rows = p.total_q;
     plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);
   }
   return plan;

@@ -9,31 +9,37 @@
 //      second barrier between them.
 //   3. O / sum through the warp's own rows of the Q tile to global memory, or f32 partials when the keys are split over CTAs.
 // Tiles that need no mask take a path without compares; a warp skips a tile in which its rows see nothing.
+//
+// kFolded, for batch-invariant calls: sums start anew with every segment of keys (native/core/key_segments.h). A CTA folds the
+// segments that it walks, one after another, into totals in global memory, each thread its own elements; or a request's segments
+// are shared out among CTAs, which leave a partial for each, and launch_fold joins them. Both fold by fold.cuh, so that a row's
+// bits depend neither on that choice nor on how many queries came with it.
 #pragma once
 #include <type_traits>
 
 #include "../common/dependent_launch.cuh"
-#include "prefill_load.cuh"
+#include "prefill_fold.cuh"
 
 namespace kvasir::cuda {
 
-template <typename T, class Shape, class Source, bool kExtra>
+template <typename T, class Shape, class Source, bool kExtra, bool kFolded = false>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_kernel(const __grid_constant__ AttentionParams p) {
   constexpr int kD = Shape::kHeadDim, kRows = Shape::kRows, kKeys = Shape::kKeys, kRowTiles = Shape::kRowTiles;
   using Sw = Swizzle<kD>;
-  using Shared = PrefillShared<Shape, Source>;
+  using Shared = SharedOf<Shape, Source, kFolded>;
   extern __shared__ __align__(1024) char smem[];
   char* const q_tile = smem;                                               // [kRows, D]; O on the way out
   char* const k_tiles = q_tile + Sw::tile_bytes(kRows);                    // [kStages][kKeys, D]
   char* const v_tiles = k_tiles + Shape::kStages * Sw::tile_bytes(kKeys);  // [kStages][kKeys, D]
   Shared& s = *reinterpret_cast<Shared*>(v_tiles + Shape::kStages * Sw::tile_bytes(kKeys));
+  using Walk = SegmentWalk<kSegmentKeys / kKeys>;
   const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
   if (p.num_splits > 1) release_dependents();
 
   // blockIdx.x runs over heads of a section first, then row tiles, then sections: the K and V of a section's heads share the L2
-  // cache. Batch-invariant: past those come the further splits of each request that is short enough to be split (one row tile).
+  // cache. Folded, where only short requests are shared out: past those come their further CTAs (a request is one row tile then).
   int request_index, row_tile = 0, head_index, split_index = blockIdx.y;
-  if (const int beyond = static_cast<int>(blockIdx.x) - p.num_tiles * p.num_kv_heads; beyond >= 0) {
+  if (const int beyond = static_cast<int>(blockIdx.x) - p.num_tiles * p.num_kv_heads; kFolded && beyond >= 0) {
     const int pair = beyond / (p.num_splits - 1);
     split_index = 1 + beyond - pair * (p.num_splits - 1);
     request_index = pair / p.num_kv_heads;
@@ -51,12 +57,21 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
     s.request = load_request(p, request_index, head_index);
     s.source.init(p, s.request, head_index);
   }
+  if constexpr (kFolded) {
+    const int64_t begin = p.num_splits > 1 && warp == 0 ? find_partials(p, request_index, head_index) : -1;
+    if (t == 0) s.part_begin = begin;
+    if (t == 0 && p.num_splits > 1 && row_tile == 0 && split_index == 0)
+      p.part_begin[request_index * p.num_kv_heads + head_index] = begin;
+  }
   __syncthreads();
   const int group = static_cast<int>(p.group.divisor);
   int tile_end;
   {
     const int row_begin = row_tile * kRows, rows = min(kRows, s.request.qo_len * group - row_begin);
-    if (rows <= 0 || (!is_split(p, s.request.qo_len) && split_index > 0)) return;
+    if (rows <= 0) return;
+    if constexpr (kFolded) {
+      if (split_index > 0 && s.part_begin < 0) return;
+    }
     for (int r = t; r < kRows; r += Shape::kThreads)
       s.row_position[r] = s.request.q_start + p.group.div(row_begin + min(r, rows - 1));
     int key_begin, key_end;
@@ -64,11 +79,20 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
                  s.request.q_start + p.group.div(row_begin + rows - 1), key_begin, key_end);
     int tile_begin = key_begin / kKeys;
     tile_end = (key_end + kKeys - 1) / kKeys;
-    if (is_split(p, s.request.qo_len)) split_tiles(p, s.request.kv_len, kKeys, split_index, tile_begin, tile_end);
+    if constexpr (!kFolded) split_tiles(p, split_index, tile_begin, tile_end);
     if (t == 0) {
       s.row_begin = row_begin;
       s.rows = rows;
       s.tile_begin = tile_begin;
+    }
+    if constexpr (kFolded) {
+      const Walk walk(tile_begin, tile_end, s.part_begin >= 0 ? p.num_splits : 1, split_index);
+      tile_end = walk.end;
+      if (s.part_begin >= 0 && tile_end <= tile_begin) return;
+      if (t == 0) {
+        s.walk = walk;
+        s.first_segment = visible_segments(p, s.request).first;
+      }
     }
   }
   __syncthreads();
@@ -82,6 +106,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       load_tile<Shape, Source, kExtra, kIsV, true>(p, s, to, tile);
     } else {
       load_tile<Shape, Source, kExtra, kIsV, false>(p, s, to, tile);
+    }
+  };
+  // The tile that is walked after `tile`.
+  const auto next_tile = [&](int tile) {
+    if constexpr (kFolded) {
+      return s.walk.next(tile);
+    } else {
+      return tile - 1;
     }
   };
   constexpr std::false_type kK{};
@@ -109,7 +141,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
     }
     load(kK, tile_end - 1);
     if constexpr (Shape::kStages == 2) load(kV, tile_end - 1);
-    load_entries<Shape, Source, kExtra>(p, s, tile_end - 2);
+    load_entries<Shape, Source, kExtra>(p, s, next_tile(tile_end - 1));
     cp_async_commit();
   }
 
@@ -191,7 +223,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
               const int at = s.key_position[j * 8 + pair * 2 + e];
               const float bias = s.key_bias[j * 8 + pair * 2 + e];
               x = p.soft_cap > 0.f ? p.soft_cap * tanh_accurate(x * p.sm_scale / p.soft_cap) * kLog2E : x * p.scale_log2;
-              x = bias > -INFINITY && at <= last && at >= first ? x + bias : -INFINITY;
+              x = bias > -INFINITY && at <= last && at >= first ? (kFolded ? __fadd_rn(x, bias) : x + bias) : -INFINITY;
             } else {
               x = j * 8 + e <= last && j * 8 + e >= first ? x : -INFINITY;
             }
@@ -273,15 +305,19 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
     multiply_values(stage);
   };
 
-  for (int tile = tile_end - 1; tile >= s.tile_begin; --tile) {
+  [[maybe_unused]] std::conditional_t<kFolded, SegmentSums<Shape, Shared>, int> sums{};
+  if constexpr (kFolded) sums.init(s, warp_row + row8, pair);
+
+  for (int tile = tile_end - 1; tile >= s.tile_begin; tile = next_tile(tile)) {
+    const int next = next_tile(tile);
     cp_async_wait<0>();
     __syncthreads();  // all threads: the tile is visible, and nobody reads the previous one any more
     if constexpr (Shape::kStages == 2) {
-      if (tile > s.tile_begin) {
-        load(kK, tile - 1);
-        load(kV, tile - 1);
+      if (next >= s.tile_begin) {
+        load(kK, next);
+        load(kV, next);
       }
-      load_entries<Shape, Source, kExtra>(p, s, tile - 2);
+      load_entries<Shape, Source, kExtra>(p, s, next_tile(next));
     } else {
       load(kV, tile);
     }
@@ -303,24 +339,29 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       if (seen) multiply_scores(0);
       cp_async_wait<0>();
       __syncthreads();  // all threads: V is visible, and nobody reads K any more
-      if (tile > s.tile_begin) load(kK, tile - 1);
-      load_entries<Shape, Source, kExtra>(p, s, tile - 2);
+      if (next >= s.tile_begin) load(kK, next);
+      load_entries<Shape, Source, kExtra>(p, s, next_tile(next));
       cp_async_commit();
     }
-    if (!seen) continue;
-    if constexpr (kExtra) {
-      attend(std::true_type{}, tile);
-    } else if (whole) {
-      attend(std::false_type{}, tile);
-    } else {
-      attend(std::true_type{}, tile);
+    if (seen) {
+      if constexpr (kExtra) {
+        attend(std::true_type{}, tile);
+      } else if (whole) {
+        attend(std::false_type{}, tile);
+      } else {
+        attend(std::true_type{}, tile);
+      }
+    }
+    if constexpr (kFolded) {
+      if (Walk::is_first(tile) && next >= s.tile_begin) sums.end(p, s, o, row_max, row_sum, scale);
     }
   }
 
   // Epilogue. Rows that saw no key: out = 0, lse = -inf, sink or not.
   cp_async_wait<0>();
   const int rows = s.rows, row_begin = s.row_begin, kv_head = s.kv_head;
-  const bool split = is_split(p, s.request.qo_len);
+  bool split = p.num_splits > 1;
+  if constexpr (kFolded) split = s.part_begin >= 0;
   if (warp_row >= rows) return;
   __syncwarp();  // the warp is done reading its rows of Q, which O replaces
 #pragma unroll
@@ -330,28 +371,41 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       const int in_tile = warp_row + i * 16 + half * 8 + row8, row = row_begin + in_tile;
       const int query = p.group.div(row), head = kv_head * group + row - query * group;
       const bool live = in_tile < rows;
-      float sum = quad_sum(row_sum[i][half]), top = row_max[i][half] * scale, factor = 1.f;
-      if (row_max[i][half] == -INFINITY) sum = 0.f;
-      if (p.sink != nullptr && !split && live && sum > 0.f) {
-        const float sink = p.sink[head] * kLog2E, both = fmaxf(top, sink);
-        factor = exp2_approx(top - both);
-        sum = sum * factor + exp2_approx(sink - both);
-        top = both;
-      }
-      const float inverse = sum > 0.f ? factor / sum : 0.f;
-      const float lse = sum > 0.f ? (top + log2f(sum)) * kLn2 : -INFINITY;
-      if (split) {
-        if (!live) continue;
-        const int64_t at = (s.split * p.part_rows + partial_row(p, s.request, query)) * p.num_qo_heads + head;
-        if (pair == 0) p.part_lse[at] = lse;
-        if (sum > 0.f) {
-#pragma unroll
-          for (int j = 0; j < kD / 8; ++j) {
-            *reinterpret_cast<float2*>(p.part_out + at * kD + j * 8 + pair * 2) =
-                make_float2(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
-          }
+      float inverse, lse;
+      if constexpr (kFolded) {
+        FoldState state = sums.state_of(row_max[i][half], row_sum[i][half], scale);
+        if (split) {
+          sums.store_partial(p, s, o[i], i, half, state);
+          continue;
         }
-        continue;
+        sums.join_total(p, s, o[i], i, half, state);
+        const RowEnd end = end_row(state, live && p.sink != nullptr ? p.sink + head : nullptr);
+        inverse = end.scale;
+        lse = end.lse;
+      } else {
+        float sum = quad_sum(row_sum[i][half]), top = row_max[i][half] * scale, factor = 1.f;
+        if (row_max[i][half] == -INFINITY) sum = 0.f;
+        if (p.sink != nullptr && !split && live && sum > 0.f) {
+          const float sink = p.sink[head] * kLog2E, both = fmaxf(top, sink);
+          factor = exp2_approx(top - both);
+          sum = sum * factor + exp2_approx(sink - both);
+          top = both;
+        }
+        inverse = sum > 0.f ? factor / sum : 0.f;
+        lse = sum > 0.f ? (top + log2f(sum)) * kLn2 : -INFINITY;
+        if (split) {
+          if (!live) continue;
+          const int64_t at = (s.split * p.part_rows + s.request.qo_begin + query) * p.num_qo_heads + head;
+          if (pair == 0) p.part_lse[at] = lse;
+          if (sum > 0.f) {
+#pragma unroll
+            for (int j = 0; j < kD / 8; ++j) {
+              *reinterpret_cast<float2*>(p.part_out + at * kD + j * 8 + pair * 2) =
+                  make_float2(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
+            }
+          }
+          continue;
+        }
       }
       if (live && pair == 0 && p.lse != nullptr) p.lse[(s.request.qo_begin + query) * p.lse_token + head * p.lse_head] = lse;
 #pragma unroll
@@ -375,16 +429,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
   }
 }
 
-// Grid: (heads x row tiles, splits), or in one dimension where only short requests are split.
-template <typename T, class Shape, class Source, bool kExtra>
+// Grid: (heads x row tiles, splits), or in one dimension where only short requests are shared out.
+template <typename T, class Shape, class Source, bool kExtra, bool kFolded = false>
 cudaError_t launch_prefill(const AttentionParams& p, cudaStream_t stream) {
-  constexpr int kBytes = prefill_smem_bytes<Shape, Source>();
+  constexpr int kBytes = prefill_smem_bytes<Shape, SharedOf<Shape, Source, kFolded>>();
   static_assert(kBytes <= 99 * 1024, "over what sm_86 gives a CTA");
-  const auto kernel = prefill_kernel<T, Shape, Source, kExtra>;
+  const auto kernel = prefill_kernel<T, Shape, Source, kExtra, kFolded>;
   const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (status != cudaSuccess) return status;
   const unsigned tiles = p.num_tiles * p.num_kv_heads, splits = p.num_splits;
-  const dim3 grid = p.split_tokens > 0 ? dim3(tiles + p.batch * p.num_kv_heads * (splits - 1)) : dim3(tiles, splits);
+  const bool short_only = kFolded && p.split_tokens != kAllTokens;
+  const dim3 grid = short_only ? dim3(tiles + p.batch * p.num_kv_heads * (splits - 1)) : dim3(tiles, splits);
   kernel<<<grid, Shape::kThreads, kBytes, stream>>>(p);
   return cudaGetLastError();
 }

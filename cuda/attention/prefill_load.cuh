@@ -2,8 +2,10 @@
 // shared memory.
 #pragma once
 #include <cstddef>
+#include <type_traits>
 
 #include "../common/swizzle.cuh"
+#include "fold.cuh"
 #include "tile_source.cuh"
 
 namespace kvasir::cuda {
@@ -17,6 +19,7 @@ struct PrefillShape {
   static constexpr int kWarpRows = kRows / kWarps, kRowTiles = kWarpRows / 16;
   static constexpr int kGroups = kKeys / kPageGroup;
   static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2));
+  static_assert(kSegmentKeys % kKeys == 0);
 };
 
 // Bookkeeping of a CTA, in shared memory so that the main loop's registers stay with the fragments.
@@ -35,10 +38,21 @@ struct PrefillShared {
   float key_bias[Shape::kKeys];    // kExtra: log2(e) * log_weight, -inf where no key is
 };
 
+// ... and of one that folds segments.
 template <class Shape, class Source>
+struct FoldedShared : PrefillShared<Shape, Source> {
+  int64_t part_begin;  // of (request, head); -1: the CTA walks all segments
+  int first_segment;   // of the request
+  SegmentWalk<kSegmentKeys / Shape::kKeys> walk;
+  float total_max[Shape::kRows], total_sum[Shape::kRows];  // beside AttentionParams::totals
+};
+template <class Shape, class Source, bool kFolded>
+using SharedOf = std::conditional_t<kFolded, FoldedShared<Shape, Source>, PrefillShared<Shape, Source>>;
+
+template <class Shape, class Shared>
 constexpr int prefill_smem_bytes() {
   return Swizzle<Shape::kHeadDim>::tile_bytes(Shape::kRows + 2 * Shape::kStages * Shape::kKeys) +
-         static_cast<int>(sizeof(PrefillShared<Shape, Source>));
+         static_cast<int>(sizeof(Shared));
 }
 
 // Starts the copy of one tile of K or V rows, [kKeys, head_dim], into shared memory. kCheck: keys past `kv_len` (and, kExtra,

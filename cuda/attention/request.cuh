@@ -79,34 +79,28 @@ __device__ __forceinline__ void visible_keys(const AttentionParams& p, int kv_le
   end = max(end, 0);
 }
 
-// The part of the tiles [begin, end) that belongs to split `split`. Batch-invariant: boundaries at multiples of a power of two
-// that grows with the request's own length alone; else equal shares of what is visible.
-__device__ __forceinline__ void split_tiles(const AttentionParams& p, int kv_len, int tile_keys, int split, int& begin,
-                                            int& end) {
+// The part of the tiles [begin, end) that belongs to split `split`: equal shares of what is visible.
+__device__ __forceinline__ void split_tiles(const AttentionParams& p, int split, int& begin, int& end) {
   if (p.num_splits == 1) return;
-  int first, chunk;
-  if (p.batch_invariant) {
-    int keys = 512;
-    while (static_cast<int64_t>(keys) * p.num_splits < kv_len) keys *= 2;
-    chunk = (keys + tile_keys - 1) / tile_keys;
-    first = 0;
-  } else {
-    chunk = (end - begin + p.num_splits - 1) / p.num_splits;
-    first = begin;
-  }
-  const int64_t from = first + static_cast<int64_t>(split) * chunk;
+  const int chunk = (end - begin + p.num_splits - 1) / p.num_splits;
+  const int64_t from = begin + static_cast<int64_t>(split) * chunk;
   end = static_cast<int>(min(static_cast<int64_t>(end), from + chunk));
   begin = static_cast<int>(max(static_cast<int64_t>(begin), from));
 }
 
-// True when this request's keys are split over CTAs.
-__device__ __forceinline__ bool is_split(const AttentionParams& p, int qo_len) {
-  return p.num_splits > 1 && (p.split_tokens == 0 || qo_len <= p.split_tokens);
-}
-
-// Row of query `i` of a request in the partials.
-__device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const Request& r, int i) {
-  return p.split_tokens > 0 ? static_cast<int64_t>(r.index) * p.split_tokens + i : r.qo_begin + i;
+// The request of token `token`, by bisection; -1 when no request has it.
+__device__ __forceinline__ int request_of_token(const AttentionParams& p, int token) {
+  if (p.qo_indptr == nullptr) {
+    const int len = p.total_q / p.batch;
+    return token < len * p.batch ? token / len : -1;
+  }
+  if (token < p.qo_indptr[0] || token >= p.qo_indptr[p.batch]) return -1;
+  int low = 0, high = p.batch;  // qo_indptr[low] <= token < qo_indptr[high]
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (p.qo_indptr[middle] <= token ? low : high) = middle;
+  }
+  return low;
 }
 
 // Finds the `tile`-th row tile (of tile_rows packed rows each) over all requests; false past the last. Every thread of the CTA

@@ -3,33 +3,44 @@
 //
 // One warp owns one (query token, query head) and one split of the keys, 32 keys a round. Phases per round: each lane scores one
 // key (its whole dot product, q from shared memory); the warp agrees on the new maximum; then all lanes, along head_dim, add the
-// visible keys' V rows one after another. A key that is not visible is never read. No barrier but the warp's own.
+// visible keys' V rows one after another. A key that is not visible is never read. No barrier but the warp's own. kFolded, for
+// batch-invariant calls: sums start anew with every segment of keys, and segments are folded as prefill.cuh says.
 #include "../../native/core/merge.h"
 #include "../common/dependent_launch.cuh"
 #include "../common/mma.cuh"
-#include "request.cuh"
+#include "fold.cuh"
 
 namespace kvasir::cuda {
 namespace {
 
 constexpr int kSimtWarps = 4, kMaxHeadDim = 256, kLaneElements = kMaxHeadDim / 32;
 
-// The request of token `token`, by bisection; -1 when no request has it.
-__device__ int request_of_token(const AttentionParams& p, int token) {
-  if (p.qo_indptr == nullptr) {
-    const int len = p.total_q / p.batch;
-    return token < len * p.batch ? token / len : -1;
-  }
-  if (token < p.qo_indptr[0] || token >= p.qo_indptr[p.batch]) return -1;
-  int low = 0, high = p.batch;  // qo_indptr[low] <= token < qo_indptr[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (p.qo_indptr[middle] <= token ? low : high) = middle;
-  }
-  return low;
-}
+// The folded rows' end: sums of the segments so far, and where those go that are shared out among CTAs.
+struct SegmentSums {
+  FoldState state;
+  float acc[kLaneElements] = {};
 
-template <typename T>
+  // Folds a segment in.
+  __device__ void add(const FoldState& part, const float (&part_acc)[kLaneElements]) {
+    if (part.empty()) return;
+    const bool first = state.empty();
+    const FoldFactors factors = first ? FoldFactors{1.f, 1.f} : fold_factors(state.max, part.max);
+    state = first ? part : FoldState{fmaxf(state.max, part.max), fold(state.sum, part.sum, factors)};
+#pragma unroll
+    for (int e = 0; e < kLaneElements; ++e) acc[e] = first ? part_acc[e] : fold(acc[e], part_acc[e], factors);
+  }
+  __device__ static void store(const AttentionParams& p, int64_t at, int lane, const FoldState& part,
+                               const float (&part_acc)[kLaneElements]) {
+    if (lane == 0) p.part_state[at] = make_float2(part.max, part.sum);
+    if (part.empty()) return;
+#pragma unroll
+    for (int e = 0; e < kLaneElements; ++e) {
+      if (lane + 32 * e < p.head_dim) p.part_out[at * p.head_dim + lane + 32 * e] = part_acc[e];
+    }
+  }
+};
+
+template <typename T, bool kFolded>
 __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_constant__ AttentionParams p) {
   __shared__ float q_rows[kSimtWarps][kMaxHeadDim];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -40,8 +51,6 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
   if (request_index < 0) return;
   const int kv_head = p.group.div(head);
   const Request r = load_request(p, request_index, kv_head);
-  const bool split = is_split(p, r.qo_len);
-  if (!split && blockIdx.y > 0) return;
 
   float* const q = q_rows[warp];
   const T* const q_row = reinterpret_cast<const T*>(p.q + token * p.q_token + head * p.q_head);
@@ -52,11 +61,10 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
   int key_begin, key_end;
   visible_keys(p, r.kv_len, position, position, key_begin, key_end);
   int tile_begin = key_begin / 32, tile_end = (key_end + 31) / 32;
-  if (split) split_tiles(p, r.kv_len, 32, blockIdx.y, tile_begin, tile_end);
 
   float acc[kLaneElements] = {};
   SoftmaxState<Base2> state;
-  for (int tile = tile_begin; tile < tile_end; ++tile) {
+  const auto add_tile = [&](int tile) {
     const int key = tile * 32 + lane;
     bool visible = key < r.kv_len;
     int at = key;
@@ -104,7 +112,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
     SoftmaxState<Base2> round;
     round.max = score;
     for (int offset = 16; offset > 0; offset /= 2) round.max = fmaxf(round.max, __shfl_xor_sync(0xffffffffu, round.max, offset));
-    if (round.empty()) continue;
+    if (round.empty()) return;
     const float joint = fmaxf(state.max, round.max), weight = score == -INFINITY ? 0.f : exp2f(score - joint);
     float sum = weight;
     for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
@@ -123,8 +131,47 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
         if (d < p.head_dim) acc[e] = fmaf(w, to_float(row[d]), acc[e]);
       }
     }
+  };
+
+  T* const out = reinterpret_cast<T*>(p.out + token * p.out_token + head * p.out_head);
+  if constexpr (kFolded) {
+    const int64_t begin = p.num_splits > 1 ? find_partials(p, request_index, kv_head) : -1;
+    const int group = static_cast<int>(p.group.divisor), row = (token - r.qo_begin) * group + head - kv_head * group;
+    if (begin < 0 && blockIdx.y > 0) return;
+    if (p.num_splits > 1 && blockIdx.y == 0 && row == 0 && lane == 0)
+      p.part_begin[request_index * p.num_kv_heads + kv_head] = begin;
+    const SegmentRange own = segments_of(key_begin, key_end);
+    const int first = visible_segments(p, r).first;
+    SegmentSums sums;
+    for (int segment = own.first + own.count - 1 - static_cast<int>(blockIdx.y); segment >= own.first;
+         segment -= begin >= 0 ? p.num_splits : 1) {
+      constexpr int kTiles = kSegmentKeys / 32;
+      const int end = min(tile_end, (segment + 1) * kTiles);
+      for (int tile = max(tile_begin, segment * kTiles); tile < end; ++tile) add_tile(tile);
+      const FoldState part = {state.max, state.sum};
+      if (begin >= 0) {
+        SegmentSums::store(p, begin + (segment - first) * (static_cast<int64_t>(r.qo_len) * group) + row, lane, part, acc);
+      } else {
+        sums.add(part, acc);
+      }
+      state = {};
+#pragma unroll
+      for (int e = 0; e < kLaneElements; ++e) acc[e] = 0.f;
+    }
+    if (begin >= 0) return;
+    const RowEnd end = end_row(sums.state, p.sink != nullptr ? p.sink + head : nullptr);
+    if (lane == 0 && p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = end.lse;
+#pragma unroll
+    for (int e = 0; e < kLaneElements; ++e) {
+      const int d = lane + 32 * e;
+      if (d < p.head_dim) out[d] = from_float<T>(__fmul_rn(sums.acc[e], end.scale));
+    }
+    return;
   }
 
+  const bool split = p.num_splits > 1;
+  split_tiles(p, blockIdx.y, tile_begin, tile_end);
+  for (int tile = tile_begin; tile < tile_end; ++tile) add_tile(tile);
   const bool some = !state.empty();
   if (!split && p.sink != nullptr && some) {
     SoftmaxState<Base2> sink;
@@ -136,14 +183,13 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
   }
   const float inverse = some ? 1.f / state.sum : 0.f, lse = state.lse();
   if (split) {
-    const int64_t row = (blockIdx.y * p.part_rows + partial_row(p, r, token - r.qo_begin)) * p.num_qo_heads + head;
+    const int64_t row = (blockIdx.y * p.part_rows + token) * p.num_qo_heads + head;
     if (lane == 0) p.part_lse[row] = lse;
     for (int e = 0; e < kLaneElements && lane + 32 * e < p.head_dim; ++e)
       p.part_out[row * p.head_dim + lane + 32 * e] = acc[e] * inverse;
     return;
   }
   if (lane == 0 && p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = lse;
-  T* const out = reinterpret_cast<T*>(p.out + token * p.out_token + head * p.out_head);
 #pragma unroll
   for (int e = 0; e < kLaneElements; ++e) {
     const int d = lane + 32 * e;
@@ -152,10 +198,12 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
 }
 
 template <typename T>
-cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
+cudaError_t launch(const AttentionPlan& plan, cudaStream_t stream) {
+  const AttentionParams& p = plan.params;
   const int64_t rows = static_cast<int64_t>(p.total_q) * p.num_qo_heads;
-  simt_kernel<T>
-      <<<dim3(static_cast<unsigned>((rows + kSimtWarps - 1) / kSimtWarps), p.num_splits), kSimtWarps * 32, 0, stream>>>(p);
+  const dim3 grid(static_cast<unsigned>((rows + kSimtWarps - 1) / kSimtWarps), p.num_splits);
+  const auto kernel = plan.folded ? simt_kernel<T, true> : simt_kernel<T, false>;
+  kernel<<<grid, kSimtWarps * 32, 0, stream>>>(p);
   return cudaGetLastError();
 }
 
@@ -163,9 +211,9 @@ cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
 
 cudaError_t launch_simt(const AttentionPlan& plan, cudaStream_t stream) {
   switch (plan.dtype) {
-    case KVASIR_BF16: return launch<__nv_bfloat16>(plan.params, stream);
-    case KVASIR_F16: return launch<__half>(plan.params, stream);
-    default: return launch<float>(plan.params, stream);
+    case KVASIR_BF16: return launch<__nv_bfloat16>(plan, stream);
+    case KVASIR_F16: return launch<__half>(plan, stream);
+    default: return launch<float>(plan, stream);
   }
 }
 

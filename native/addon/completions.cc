@@ -53,6 +53,8 @@ Completions::Completions(napi_env env) : env_(env) {
   ok(env, napi_unref_threadsafe_function(env, function_));
 }
 
+napi_value Completions::promise(Completion& completion) { return begin(nullptr, nullptr, completion); }
+
 napi_value Completions::begin(AnyStream& stream, Completion& completion) {
   completion.number = stream.number() + 1;
   return begin(stream.device(), stream.fence(), completion);
@@ -116,9 +118,9 @@ void Completions::settle(Completion& completion) {
   }
   if (!completion.gives_array) napi_get_undefined(env_, &value);
   if (completion.answer) napi_get_boolean(env_, *completion.answer, &value);
-  const bool lost = completion.status == KVASIR_DEVICE_LOST || completion.device->lost();
-  if (completion.status == KVASIR_OK && completion.fence != nullptr)
-    completion.fence->known.store(completion.number, std::memory_order_relaxed);
+  if (completion.held != nullptr) napi_delete_reference(env_, completion.held);
+  const bool lost = completion.device != nullptr && (completion.status == KVASIR_DEVICE_LOST || completion.device->lost());
+  if (completion.fence != nullptr && completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
   if (lost) {
     completion.device->release_waiters();
     napi_reject_deferred(env_, completion.deferred, error_value(env_, kDeviceLost, completion.device->lost_sentence().c_str()));

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "event.h"
 #include "failure.h"
@@ -38,6 +39,7 @@ void Environment::let_endings_catch_up() const {
 }
 
 void Environment::close() {
+  for (Ending* ending : std::exchange(endings, {})) ending->end();
   const std::vector<std::weak_ptr<Device>> open = std::move(devices);
   for (const std::weak_ptr<Device>& device : open) {
     if (const std::shared_ptr<Device> live = device.lock()) live->dispose();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "background.h"
+#include "copy_thread.h"
 #include "flags.h"
 #include "memory.h"
 
@@ -21,12 +22,20 @@ class HostMemory;
 class Program;
 class StagingRing;
 
+// Work with threads of its own that must have ended before devices close.
+struct Ending {
+  virtual ~Ending() = default;
+  virtual void end() = 0;
+};
+
 // Everything native of one JavaScript environment. Devices hold it, and all else holds a device.
 struct Environment {
   FlagSlabs flags;
   Background background;
+  CopyThread page_copies{flags};
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
+  std::unordered_set<Ending*> endings;
   std::atomic<int> ending{0};  // streams and devices that the background thread has still to end
 
   // Holds a caller up that creates streams or devices faster than they can be ended, so that their threads do not pile up.

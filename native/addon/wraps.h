@@ -78,7 +78,9 @@ void define_transfer_stream(Bindings& bindings);
 void define_tensor(Bindings& bindings);
 void define_event(Bindings& bindings);
 void define_program(Bindings& bindings);
+void define_slab(Bindings& bindings);
 
+napi_value create_slab(Call& call);
 napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device);
 // { tensor, ready }: memory that is touched and page-locked off this thread; pinned_for may be null.
 napi_value create_host_tensor(Call& call, const std::shared_ptr<Device>& device, std::shared_ptr<Device> pinned_for);

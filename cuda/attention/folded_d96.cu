@@ -1,0 +1,10 @@
+// Batch-invariant prefill kernels at head_dim 96: one file a head_dim, so that they compile side by side.
+#include "instantiate_prefill.cuh"
+
+namespace kvasir::cuda {
+
+cudaError_t launch_folded_d96(const AttentionPlan& plan, cudaStream_t stream) {
+  return launch_prefill_of<96, true>(plan, stream);
+}
+
+}  // namespace kvasir::cuda
