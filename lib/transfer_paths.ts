@@ -22,7 +22,7 @@ const MIB = 1024 * KIB;
 const SIZES = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB];
 const POOL_BYTES = 64 * MIB;
 /** Pages of one transfer: so many that the start of it does not count, so few that all sizes together take a part of a second. */
-const MOST_PAGES = 1024;
+const MOST_PAGES = 2048;
 const REPEATS = 3;
 
 const running = new WeakMap<Device, Promise<TransferPaths>>();
