@@ -22,6 +22,10 @@ import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
+import { pageKeyRates } from "./suites/page_keys.js";
+import { swap } from "./suites/swap.js";
+import { pageCopy } from "./suites/page_copy.js";
+import { pagePool } from "./suites/page_pool.js";
 
 type Suite = (
   device: Device,
@@ -35,6 +39,10 @@ const suites = {
   attention_decode: attentionDecode,
   decode_step: decodeStep,
   execution,
+  page_keys: pageKeyRates,
+  page_copy: pageCopy,
+  swap,
+  page_pool: pagePool,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */

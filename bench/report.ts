@@ -53,9 +53,23 @@ function peerSeries(rows: readonly Row[], rate: (row: Row, us: number) => number
   }));
 }
 
+/** Rate against the size of a page, a line for each path. */
+function copyCharts(rows: readonly Row[]): string[] {
+  const copies = rows.filter((row) => row.pages !== undefined && row.op === "page_copy");
+  return [...grouped(copies, (row) => row.variant.split(" ")[0] as string)].map(([direction, of]) => {
+    const point = (row: Row) => ({ x: (row.pages?.bytes ?? 0) / 1024, y: row.gb_per_s ?? 0 });
+    const lines: Series[] = [...grouped(of, (row) => row.variant)].map(([name, own]) => ({ name, points: own.map(point) }));
+    const ceiling = of[0]?.ceiling.value ?? 0;
+    lines.push({ name: "one large copy", dashed: true, points: of.map((row) => ({ ...point(row), y: ceiling })) });
+    return lineChart(lines, { title: `Scattered pages, ${direction}`, xLabel: "page (KiB)", yLabel: "GB/s" });
+  });
+}
+
 function charts(result: SuiteResult): string {
-  const out: string[] = [];
-  const decode = result.rows.filter((row) => row.gb_per_s !== undefined && row.shape.batch === 1 && row.shape.qoLen === 1);
+  const out: string[] = copyCharts(result.rows);
+  const decode = result.rows.filter(
+    (row) => row.gb_per_s !== undefined && row.pages === undefined && row.shape.batch === 1 && row.shape.qoLen === 1,
+  );
   for (const [key, rows] of grouped(decode, (row) => `${headsOf(row)} page ${row.shape.pageSize}`)) {
     if (rows.length < 2) continue;
     const ceiling = rows[0]?.ceiling.value ?? 0;
@@ -86,7 +100,7 @@ function roofline(result: SuiteResult): string {
   const peak = result.ceilings.gemm_bf16_tflops;
   if (bandwidth === undefined || peak === undefined) return "";
   const points = result.rows
-    .filter((row) => row.gb_per_s !== undefined || row.tflops !== undefined)
+    .filter((row) => row.pages === undefined && (row.gb_per_s !== undefined || row.tflops !== undefined))
     .map((row) => {
       const s = row.shape;
       const width = row.dtype === "f32" ? 4 : 2;

@@ -44,7 +44,10 @@ export interface SplitTimes {
 export interface Row {
   op: string;
   variant: string;
+  /** All zeros where it is no attention. */
   shape: AttentionShape;
+  /** What a row about copies moved. */
+  pages?: { bytes: number; count: number };
   dtype: DType;
   samples: number;
   median_us: number;
@@ -180,8 +183,16 @@ export const splitText = ({ splits }: Row): string =>
         .map(([count, us]) => `${count}: ${(us / splits.default_us).toFixed(2)}`)
         .join(", ");
 
-export const shapeText = ({ shape: s }: Row): string =>
-  `b${s.batch} q${s.qoLen} k${s.kvLen}${s.longest === undefined ? "" : `(max ${s.longest})`} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
+/** All zeros: for rows that have no attention in them. */
+export const noAttention: AttentionShape = { batch: 0, qoLen: 0, kvLen: 0, qoHeads: 0, kvHeads: 0, headDim: 0 };
+
+const bytesText = (bytes: number): string =>
+  bytes >= 2 ** 20 ? `${bytes / 2 ** 20} MiB` : bytes >= 1024 ? `${bytes / 1024} KiB` : `${bytes} B`;
+
+export const shapeText = ({ shape: s, pages }: Row): string =>
+  pages !== undefined
+    ? `${pages.count} x ${bytesText(pages.bytes)}`
+    : `b${s.batch} q${s.qoLen} k${s.kvLen}${s.longest === undefined ? "" : `(max ${s.longest})`} h${s.qoHeads}/${s.kvHeads} d${s.headDim}${s.pageSize === undefined ? "" : ` p${s.pageSize}`}`;
 
 export function rateText(row: Row): string {
   if (row.tflops !== undefined) return `${row.tflops.toFixed(2)} TFLOP/s`;

@@ -5,6 +5,7 @@
 #include "common/check.h"
 #include "ops.h"
 #include "runtime/blas.h"
+#include "runtime/page_copy.h"
 #include "runtime/pinned.h"
 #include "runtime/probe.h"
 #include "runtime/watcher.h"
@@ -127,6 +128,9 @@ kvasir_status fill(kvasir_stream* stream, void* dst, uint8_t value, size_t bytes
   if (const kvasir_status status = stream->device().enter(err); status != KVASIR_OK || bytes == 0) return status;
   return stream->device().check(cudaMemsetAsync(dst, value, bytes, stream->handle()), "a fill", err);
 }
+kvasir_status copy_scattered(kvasir_stream* stream, const kvasir_page_copy* copy, kvasir_error* err) {
+  return copy_pages(*stream, *copy, err);
+}
 kvasir_status flag_write(kvasir_stream* stream, uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error* err) {
   return stream->flag_write(flag, value, base, err);
 }
@@ -172,6 +176,7 @@ constexpr kvasir_backend make_backend() {
   b.copy_out = copy_out;
   b.copy = copy;
   b.fill = fill;
+  b.copy_pages = copy_scattered;
   b.flag_write = flag_write;
   b.flag_wait = flag_wait;
   b.record_begin = record_begin;

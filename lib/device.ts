@@ -9,6 +9,7 @@ import { checkInteger, checkOptions, describe, nearest } from "./options.js";
 import { checkShape } from "./shape.js";
 import { Stream, nativeStream } from "./stream.js";
 import { type StreamOption, Tensor, nativeTensor } from "./tensor.js";
+import { TransferStream } from "./transfer_stream.js";
 
 export type Backend = "cpu" | "cuda";
 
@@ -166,6 +167,14 @@ export class Device implements Disposable {
     return new Stream(
       this,
       this.#call((native) => native.createStream()),
+    );
+  }
+
+  /** A stream that moves pages between this device's memory and host memory. @throws ERR_KVASIR_DISPOSED, ERR_KVASIR_DEVICE_LOST */
+  createTransferStream(): TransferStream {
+    return new TransferStream(
+      this,
+      this.#call((native) => native.createTransferStream()),
     );
   }
 

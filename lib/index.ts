@@ -1,10 +1,18 @@
 /** kvasir: exact attention over long contexts, from Node, on the CPU and on CUDA. */
 export { DevicePageStore } from "./cache/device_store.js";
+export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
+export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
+export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
+export { evictionPolicy, type PolicyName, policyNames } from "./cache/eviction_policies.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
+export { NONE, PagePool, type PagePoolOptions, type PageState } from "./cache/page_pool.js";
+export { openRemoteTier, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
+export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";
+export { TIER_VERSION, type TierGroup, type TierIdentity } from "./cache/tier_identity.js";
 export {
   type Backend,
   type Device,
@@ -19,6 +27,7 @@ export { type BitArray, type DType, dtypeBytes, dtypes } from "./dtype.js";
 export type { Float16ArrayLike, TensorData } from "./elements.js";
 export { type ErrorCode, KvasirError } from "./errors.js";
 export type { Event } from "./event.js";
+export { allocateHostTensor, type HostTensorOptions, isPinned } from "./host_tensor.js";
 export type { ModelConfig } from "./model/config.js";
 export type { DecodeBatch, DecodeOptions } from "./model/decode.js";
 export type { Sampling } from "./model/decode_program.js";
@@ -28,6 +37,15 @@ export type { PrefillItem, PrefillOptions } from "./model/prefill.js";
 export { type RopeConfig, ropeFrequencies } from "./model/rope.js";
 export { type Checkpoint, openCheckpoint, openSafetensors, type TensorEntry } from "./model/safetensors.js";
 export { TextStream, type Tokenizer } from "./model/tokenizer.js";
+export {
+  type KvEvent,
+  type KvEventKind,
+  KvEvents,
+  type KvEventsOptions,
+  type KvReplay,
+  type KvTier,
+} from "./observe/kv_events.js";
+export { Counter, Gauge, Histogram, type HistogramValue, type Labels, Metrics, type MetricSample } from "./observe/metrics.js";
 export { type AdvanceArgs, advance } from "./ops/advance.js";
 export { type AppendArgs, append } from "./ops/append.js";
 export { type ArgmaxArgs, argmax } from "./ops/argmax.js";
@@ -46,6 +64,15 @@ export { type RmsNormArgs, rmsNorm } from "./ops/rms_norm.js";
 export { type RopeArgs, rope } from "./ops/rope.js";
 export { type SampleArgs, sample } from "./ops/sample.js";
 export { type SiluMulArgs, siluMul } from "./ops/silu_mul.js";
+export { PAGE_KEY_WORDS, pageKeys, pageKeysSync, rootKey, type RootKeyOptions } from "./page_keys.js";
 export type { Program } from "./program.js";
+export type { Answer, AskResult, FinishReason, RequestCounters } from "./session/answer.js";
+export type { FirstRates } from "./session/cost.js";
+export { Scheduler, type SchedulerOptions, type SchedulerStats } from "./session/scheduler.js";
+export type { AskOptions, ReadOptions, Session, SessionOptions } from "./session/session.js";
+export type { Tally } from "./session/tally.js";
 export type { Stream } from "./stream.js";
 export type { StreamOption, Tensor } from "./tensor.js";
+export type { CopyPath, PathFit, PathFits, PathSample, TransferDirection, TransferPaths } from "./transfer_fit.js";
+export { measureTransferPaths } from "./transfer_paths.js";
+export type { CopyPagesArgs, Transfer, TransferOutcome, TransferStream } from "./transfer_stream.js";

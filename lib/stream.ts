@@ -7,7 +7,7 @@ import { checkInteger } from "./options.js";
 import { Program, nativeProgram } from "./program.js";
 
 /** Slots of `stamp`, as KVASIR_STAMP_SLOTS in native/abi/kvasir_abi.h. */
-const STAMP_SLOTS = 256;
+export const STAMP_SLOTS = 256;
 
 /** Internal: the addon's object behind a stream. */
 export let nativeStream: (stream: Stream) => NativeStream;

@@ -1,7 +1,7 @@
 /**
  * Checks that imports and includes go one way, and names file, line and rule where they do not.
  *
- *   cli, bench, examples -> index -> model -> cache -> ops -> device -> native.ts -> addon;  errors, dtype, options, observe are leaves
+ *   cli, bench, examples -> index -> session -> model -> cache -> ops -> device -> native.ts -> addon;  errors, dtype, options, observe are leaves
  *   addon -> cpu/backend.h, contracts, core, abi;  cpu, contracts -> core, abi;  core -> abi;  cuda -> native/core, native/abi
  *
  * napi.h comes in through native/addon/napi_setup.h alone, CUDA's headers through cuda/ alone. Neither side has cycles.
@@ -20,7 +20,8 @@ const TS_LAYERS = {
   ops: ["device", "native", "leaf"],
   cache: ["ops", "device", "leaf"],
   model: ["cache", "ops", "device", "leaf"],
-  index: ["model", "cache", "ops", "device", "leaf"],
+  session: ["model", "cache", "device", "leaf"],
+  index: ["session", "model", "cache", "ops", "device", "leaf"],
   cli: ["index", "bench"],
   bench: ["index"],
   examples: ["index"],

@@ -87,7 +87,7 @@ function weightBytes(s: Shape, dtype: DType): number {
 }
 
 /** Fills every page: what a step reads must be numbers, and no two tokens alike. */
-async function fillCache(model: Model): Promise<void> {
+export async function fillCache(model: Model): Promise<void> {
   const pattern = await Pattern.create(model.device, model.dtype, 5);
   const pages = model.store.pages(0);
   using flat = pages.reshape([pages.size]);

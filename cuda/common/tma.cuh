@@ -52,6 +52,43 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
 #endif
 }
 
+// Runs of bytes between global and shared memory: addresses and lengths are multiples of 16. A load completes on its barrier;
+// stores belong to groups, which are committed and waited for in order.
+__device__ __forceinline__ void bulk_load(uint32_t smem, const void* from, uint32_t bytes, uint32_t barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem), "l"(from),
+               "r"(bytes), "r"(barrier)
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void bulk_store(void* to, uint32_t smem, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(smem), "r"(bytes) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void bulk_commit() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#endif
+}
+
+// Until shared memory of all but the latest kGroups groups was read.
+template <int kGroups>
+__device__ __forceinline__ void bulk_wait_read() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kGroups) : "memory");
+#endif
+}
+
+// Until all stores are done and seen.
+__device__ __forceinline__ void bulk_wait_all() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#endif
+}
+
 // Data that is read once should leave the L2 cache first: tables and partials stay.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy = 0;

@@ -1,5 +1,6 @@
 #include "pinned.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -59,13 +60,25 @@ void host_unregister(kvasir_device& device, void* p) {
   device.check(cudaHostUnregister(p), "the release of pinned host memory", nullptr);
 }
 
-bool is_pinned(const void* p, size_t bytes) {
+size_t pinned_piece(const void* p, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(p);
   const std::lock_guard guard(ranges().lock);
   auto range = ranges().bytes_at.upper_bound(begin);
-  if (range == ranges().bytes_at.begin()) return false;
+  if (range == ranges().bytes_at.begin()) return 0;
   --range;
-  return begin + bytes <= range->first + range->second;
+  const uintptr_t end = range->first + range->second;
+  return begin >= end ? 0 : std::min<size_t>(bytes, end - begin);
+}
+
+bool is_pinned(const void* p, size_t bytes) {
+  const char* at = static_cast<const char*>(p);
+  do {
+    const size_t piece = pinned_piece(at, bytes);
+    if (piece == 0) return false;
+    at += piece;
+    bytes -= piece;
+  } while (bytes > 0);
+  return true;
 }
 
 }  // namespace kvasir::cuda

@@ -11,7 +11,9 @@ void host_free(kvasir_device&, void*);
 kvasir_status host_register(kvasir_device&, void*, size_t bytes, kvasir_error*);
 void host_unregister(kvasir_device&, void*);
 
-// Whether all of the range lies in one such piece of memory.
+// Whether all of the range lies in such memory: in one piece, or in several that follow each other.
 bool is_pinned(const void*, size_t bytes);
+// Bytes of the range, from its start, that lie in one piece; 0: the start is not pinned. A copy engine takes one piece at a time.
+size_t pinned_piece(const void*, size_t bytes);
 
 }  // namespace kvasir::cuda

@@ -155,17 +155,38 @@ kvasir_status kvasir_stream::callback(void (*fn)(void*, kvasir_status, const cha
   return device_.watcher().call_back(handle_, fn, user, err);
 }
 
+// A copy that the engine does by itself. One call must not cross the border of two registrations of host memory.
+kvasir_status kvasir_stream::copy_direct(void* dst, const void* src, const void* host, size_t bytes, const char* doing,
+                                         kvasir_error* err) {
+  for (size_t at = 0; at < bytes;) {
+    const size_t pinned = kvasir::cuda::pinned_piece(static_cast<const char*>(host) + at, bytes - at);
+    const size_t piece = pinned == 0 ? bytes - at : pinned;
+    const cudaError_t result =
+        cudaMemcpyAsync(static_cast<char*>(dst) + at, static_cast<const char*>(src) + at, piece, cudaMemcpyDefault, handle_);
+    if (result != cudaSuccess) return device_.check(result, doing, err);
+    at += piece;
+  }
+  return KVASIR_OK;
+}
+
+kvasir_status kvasir_stream::refuse_pageable(const char* what, kvasir_error* err) const {
+  if (!recording_) return KVASIR_OK;
+  return fail(err, KVASIR_UNSUPPORTED,
+              "%s that is not pinned cannot be part of a program; allocate it with allocateHostTensor(cpu, dtype, shape, "
+              "{ pinnedFor: device }), or copy before or after the recording.",
+              what);
+}
+
 // Pageable memory goes through one staging buffer: host functions fill and empty it in the order of the stream, so that neither
 // the caller waits nor two pieces meet.
 kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t bytes, bool settled, kvasir_error* err) {
   if (const kvasir_status status = device_.enter(err); status != KVASIR_OK) return status;
-  if (const kvasir_status status = refuse_in_recording("A copy from the host", err); status != KVASIR_OK) return status;
   if (bytes == 0) return KVASIR_OK;
   constexpr const char* kDoing = "a copy from the host";
-  const bool direct = is_direct(host_src, bytes);
-  if (settled && !direct && bytes <= kvasir::cuda::kStoreBytes)
+  if (is_direct(host_src, bytes)) return copy_direct(dst, host_src, host_src, bytes, kDoing, err);
+  if (const kvasir_status status = refuse_pageable("A copy from host memory", err); status != KVASIR_OK) return status;
+  if (settled && bytes <= kvasir::cuda::kStoreBytes)
     return device_.check(kvasir::cuda::launch_store(handle_, dst, host_src, bytes), kDoing, err);
-  if (direct) return device_.check(cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyDefault, handle_), kDoing, err);
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = launch_host_copy(handle_, device_.watcher(), staging_, static_cast<const char*>(host_src) + at, piece);
@@ -178,11 +199,10 @@ kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t byt
 
 kvasir_status kvasir_stream::copy_out(void* host_dst, const void* src, size_t bytes, kvasir_error* err) {
   if (const kvasir_status status = device_.enter(err); status != KVASIR_OK) return status;
-  if (const kvasir_status status = refuse_in_recording("A copy to the host", err); status != KVASIR_OK) return status;
   if (bytes == 0) return KVASIR_OK;
   constexpr const char* kDoing = "a copy to the host";
-  if (is_direct(host_dst, bytes))
-    return device_.check(cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDefault, handle_), kDoing, err);
+  if (is_direct(host_dst, bytes)) return copy_direct(host_dst, src, host_dst, bytes, kDoing, err);
+  if (const kvasir_status status = refuse_pageable("A copy to host memory", err); status != KVASIR_OK) return status;
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = cudaMemcpyAsync(staging_, static_cast<const char*>(src) + at, piece, cudaMemcpyDeviceToHost, handle_);

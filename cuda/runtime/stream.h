@@ -44,6 +44,8 @@ struct kvasir_stream {
  private:
   explicit kvasir_stream(kvasir_device& device) : device_(device) {}
   kvasir_status refuse_in_recording(const char* what, kvasir_error*) const;
+  kvasir_status refuse_pageable(const char* what, kvasir_error*) const;
+  kvasir_status copy_direct(void* dst, const void* src, const void* host, size_t bytes, const char* doing, kvasir_error*);
 
   kvasir_device& device_;
   cudaStream_t handle_ = nullptr;

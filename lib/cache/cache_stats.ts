@@ -52,9 +52,9 @@ export function cacheStats(parts: readonly GroupParts[], lengths: Int32Array, pa
     tokens: live.reduce((total, length) => total + length, 0),
     groups,
     poolBytes: sum((group) => group.poolBytes),
-    usedBytes: sum((group) => (group.pages.active + group.pages.sealed + group.pages.cached) * group.pageBytes),
+    usedBytes: sum((group, i) => (parts[i] as GroupParts).pool.usedSlots(0) * group.pageBytes),
     peakBytes: sum((group) => group.peakPages * group.pageBytes),
-    bytesPerToken: sum((group, i) => group.poolBytes / ((parts[i] as GroupParts).pool.numPages * pageSize)),
+    bytesPerToken: sum((group, i) => group.poolBytes / ((parts[i] as GroupParts).pool.numSlots(0) * pageSize)),
     metadataBytes: parts.reduce((total, { pool, table }) => total + pool.metadataBytes + table.metadataBytes, lengths.byteLength),
     tableBytes: store.tableBytes(),
   };

@@ -3,55 +3,73 @@
  * which tokens and never touches keys or values: kernels write them through slot mappings, and whole pages move through a PageStore.
  *
  * A cache belongs to one stream. A freed page may be reused at once, because work that still reads it comes earlier in that stream.
+ * Everything here is bookkeeping and returns at once; CacheTiers moves the pages of suspended sequences to other memory and back.
  */
 import { KvasirError } from "../errors.js";
 import { checkInteger } from "../options.js";
 import { type CacheStats, cacheStats } from "./cache_stats.js";
+import { checkCache } from "./integrity.js";
 import { identityFormat, type LayerGroup, type PageFormat } from "./page_format.js";
-import { PagePool } from "./page_pool.js";
+import { NONE, PagePool, type PolicyFactory } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
-import { PageTable, releasedEntry } from "./page_table.js";
+import { PageTable } from "./page_table.js";
+import { extendRow, freeUp, pagesNeeded } from "./reservation.js";
+import { RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
+import { type SealedListener, sealRow } from "./sealing.js";
 import { Sequence } from "./sequence.js";
+import { KEY_WORDS } from "./tier_driver.js";
+import { TokenLog } from "./token_log.js";
 
 export interface KvCacheOptions {
   groups: readonly LayerGroup[];
   /** Tokens per page, default 64. */
-  pageSize?: number;
-  /** Pages of each group's pool. */
+  pageSize?: number | undefined;
+  /** Pages of each group's device pool. */
   maxPages: number;
+  /** Pages of each group's host pool, default none. */
+  hostPages?: number | undefined;
+  /** Pages that only keyed tiers hold while a sequence refers to them, default none. */
+  farPages?: number | undefined;
   /** Whether keys are stored after RoPE, default true. */
-  storeRotated?: boolean;
+  storeRotated?: boolean | undefined;
+  /** Order of eviction of the device pool and of the host pool, default LRU. */
+  policies?: readonly PolicyFactory[] | undefined;
 }
 
-interface Group {
-  layers: LayerGroup;
-  format: PageFormat;
-  pool: PagePool;
-  table: PageTable;
+/** One layer group: what a page is, the pages, and which row has which. */
+export interface CacheGroup {
+  readonly layers: LayerGroup;
+  readonly format: PageFormat;
+  readonly pool: PagePool;
+  readonly table: PageTable;
 }
 
 export class KvCache {
   readonly pageSize: number;
-  readonly groups: readonly Readonly<Group>[];
+  readonly groups: readonly CacheGroup[];
+  /** Told of every page that is sealed. Pages are sealed, and outlive their sequences, only where somebody listens. */
+  onSealed: SealedListener | undefined;
   readonly #store: PageStore;
-  /** Tokens whose keys and values are in the row's pages, -1 for a free row. */
-  #lengths: Int32Array = new Int32Array(0).fill(-1);
-  readonly #freeRows: number[] = [];
+  readonly #rows: Rows = new Rows();
+  /** Pages of each group that something beside the tables refers to: pins, and prefixes that are being claimed. */
+  readonly #holders: Set<readonly (readonly number[])[]> = new Set();
 
   constructor(options: KvCacheOptions, store: PageStore) {
     this.pageSize = options.pageSize ?? 64;
     this.#store = store;
+    const { maxPages, hostPages = 0, farPages = 0, policies } = options;
+    const slots = hostPages > 0 ? [maxPages, hostPages] : [maxPages];
     this.groups = options.groups.map((layers, index) => ({
       layers,
       format: identityFormat(layers, this.pageSize, options.storeRotated ?? true),
-      pool: new PagePool(options.maxPages),
-      table: new PageTable(index, store, 0, 2 * options.maxPages),
+      pool: new PagePool({ slots, pages: maxPages + hostPages + farPages, pageSize: this.pageSize, policies }),
+      table: new PageTable(index, store, 0, 2 * maxPages),
     }));
   }
 
-  /** An empty sequence. */
-  createSequence(): Sequence {
-    return new Sequence(this, this.#takeRow());
+  /** An empty sequence. `root` is the key before its first page: sequences share pages only with those of the same root. */
+  createSequence(root: Uint32Array = new Uint32Array(KEY_WORDS)): Sequence {
+    return new Sequence(this, this.#takeRow(new TokenLog(root, this.pageSize)));
   }
 
   /** The row of one of this cache's sequences. @throws ERR_KVASIR_DISPOSED, ERR_KVASIR_INVALID_ARGUMENT */
@@ -61,14 +79,15 @@ export class KvCache {
   }
 
   length(row: number): number {
-    const length = this.#lengths[row];
+    const length = this.#rows.lengths[row];
     if (length === undefined || length < 0)
       throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed; create or fork another");
     return length;
   }
 
   /**
-   * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing.
+   * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing. Pages that no
+   * running sequence has and that cost no copy to let go make way.
    * @throws ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT, and then nothing has changed.
    */
   reserve(rows: readonly number[], tokens: readonly number[]): void {
@@ -76,15 +95,16 @@ export class KvCache {
     if (new Set(rows).size !== rows.length) {
       throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "a sequence appears twice; join its tokens, or fork it");
     }
+    for (const row of rows) this.#checkRunning(row);
     this.groups.forEach((group, index) => {
-      const need = this.#pagesNeeded(group, rows, tokens);
-      if (need > group.pool.numFree) {
-        const where = this.groups.length > 1 ? ` in group ${index}` : "";
-        throw new KvasirError(
-          "ERR_KVASIR_OUT_OF_PAGES",
-          `Need ${need} ${need === 1 ? "page" : "pages"}${where} but only ${group.pool.numFree} of ${group.pool.numPages} are free; dispose or truncate a sequence, or raise maxPages`,
-        );
-      }
+      const need = pagesNeeded(group, this.#rows, this.pageSize, rows, tokens);
+      const numFree = freeUp(group.pool, need);
+      if (need <= numFree) return;
+      const where = this.groups.length > 1 ? ` in group ${index}` : "";
+      throw new KvasirError(
+        "ERR_KVASIR_OUT_OF_PAGES",
+        `Need ${need} ${need === 1 ? "page" : "pages"}${where} but only ${numFree} of ${group.pool.numSlots(0)} are free; dispose or truncate a sequence, or raise maxPages`,
+      );
     });
     for (const group of this.groups) {
       rows.forEach((row, i) => {
@@ -93,9 +113,14 @@ export class KvCache {
     }
     this.groups.forEach((group, index) => {
       rows.forEach((row, i) => {
-        this.#extend(group, index, row, tokens[i] as number);
+        extendRow(group, index, this.#store, this.#rows, this.pageSize, row, tokens[i] as number);
       });
     });
+  }
+
+  /** Free pages that `reserve` would take, of the layer group that needs most. */
+  pagesToReserve(rows: readonly number[], tokens: readonly number[]): number {
+    return Math.max(0, ...this.groups.map((group) => pagesNeeded(group, this.#rows, this.pageSize, rows, tokens)));
   }
 
   /** Counts `tokens` reserved tokens of the row as written. */
@@ -108,7 +133,14 @@ export class KvCache {
         `commit of ${tokens} tokens goes past what was reserved; reserve them first`,
       );
     }
-    this.#lengths[row] = length;
+    this.#rows.lengths[row] = length;
+  }
+
+  /** Tells which tokens the row has from `position` on; they may be ahead of what is committed. Full pages are sealed. */
+  noteTokens(row: number, position: number, tokens: ArrayLike<number>): void {
+    if (this.onSealed === undefined) return;
+    this.log(row).write(position, tokens);
+    if (this.#rows.states[row] === RUNNING) sealRow(this.groups, this.#rows, row, this.pageSize, this.onSealed);
   }
 
   /** Forgets the row's tokens from `length` on, and reserved pages with them. */
@@ -120,28 +152,31 @@ export class KvCache {
     const keep = this.#pagesFor(length);
     for (const group of this.groups) {
       const visible = this.#windowEntry(group, length);
-      if (visible < keep && group.table.page(row, visible) === releasedEntry) {
+      if (visible < keep && group.table.page(row, visible) === NONE) {
         throw new KvasirError(
           "ERR_KVASIR_INVALID_ARGUMENT",
           `truncate to ${length} tokens, but pages that its window needs were released; start again from a fork`,
         );
       }
     }
-    for (const { table, pool } of this.groups) {
-      for (let entry = table.rowLength(row) - 1; entry >= keep; entry--) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.release(page);
-      }
-      table.shorten(row, keep);
-    }
-    this.#lengths[row] = length;
+    this.cut(row, length);
+  }
+
+  /** `truncate` that asks nothing: what is left may lack pages that a window needs. */
+  cut(row: number, length: number): void {
+    const keep = this.#pagesFor(length);
+    for (const group of this.groups) this.#releaseFrom(group, row, keep);
+    this.#rows.lengths[row] = length;
+    this.#rows.sealed[row] = Math.min(this.#rows.sealed[row] as number, Math.floor(length / this.pageSize));
+    this.log(row).truncate(length);
   }
 
   /** A sequence with the same tokens. Pages are shared; whoever first writes into a shared tail page gets a copy of it. */
   fork(row: number): Sequence {
     const length = this.length(row);
+    const isUse = this.#rows.isUsing(row);
     const entries = this.#pagesFor(length);
-    const child = this.#takeRow();
+    const child = this.#takeRow(this.log(row).clone(length));
     try {
       for (const { table } of this.groups) table.ensure(child, entries);
     } catch (error) {
@@ -149,39 +184,35 @@ export class KvCache {
       throw error;
     }
     for (const { table, pool } of this.groups) {
-      for (let entry = 0; entry < entries; entry++) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.retain(page);
-        table.push(child, page, table.slot(row, entry));
-      }
+      table.copyRow(row, child, entries);
+      pool.retainAll(table.pages(child), isUse);
     }
-    this.#lengths[child] = length;
+    this.#rows.lengths[child] = length;
+    this.#rows.sealed[child] = Math.min(this.#rows.sealed[row] as number, Math.floor(length / this.pageSize));
+    this.#rows.states[child] = this.#rows.states[row] as number;
     return new Sequence(this, child);
   }
 
-  /** Frees the row and whatever only it refers to, the tail first. */
+  /** Frees the row and whatever only it refers to, the tail first. Sealed pages stay findable until their room is needed. */
   free(row: number): void {
     this.length(row);
-    for (const { table, pool } of this.groups) {
-      for (let entry = table.rowLength(row) - 1; entry >= 0; entry--) {
-        const page = table.page(row, entry);
-        if (page !== releasedEntry) pool.release(page);
-      }
-      table.clear(row);
+    for (const group of this.groups) {
+      this.#releaseFrom(group, row, 0);
+      group.table.clear(row);
     }
-    this.#lengths[row] = -1;
-    this.#freeRows.push(row);
+    this.#rows.give(row);
   }
 
   /** Releases pages of window groups that no later token of the row can see. Returns how many references were dropped. */
   releaseBehindWindow(row: number): number {
     const length = this.length(row);
+    const isUse = this.#rows.isUsing(row);
     let released = 0;
     for (const group of this.groups) {
       for (let entry = this.#windowEntry(group, length) - 1; entry >= 0; entry--) {
         const page = group.table.page(row, entry);
-        if (page === releasedEntry) break;
-        group.pool.release(page);
+        if (page === NONE) break;
+        group.pool.release(page, isUse);
         group.table.markReleased(row, entry);
         released++;
       }
@@ -191,7 +222,7 @@ export class KvCache {
 
   /** `slot * page_size + offset` of the row's tokens [from, from + count), into `out` at `at`. */
   slotMapping(groupIndex: number, row: number, from: number, count: number, out: Int32Array, at: number): void {
-    const { table } = this.groups[groupIndex] as Group;
+    const { table } = this.groups[groupIndex] as CacheGroup;
     for (let i = 0; i < count; i++) {
       const position = from + i;
       const slot = table.slot(row, Math.floor(position / this.pageSize));
@@ -204,91 +235,133 @@ export class KvCache {
     for (const { table } of this.groups) table.flush();
   }
 
+  // ---- what the tiers need
+
+  /** What the host knows of the row's tokens. */
+  log(row: number): TokenLog {
+    this.length(row);
+    return this.#rows.logs[row] as TokenLog;
+  }
+
+  /** The row's pages in a group, NONE for those that left the window; valid until the next change. */
+  rowPages(group: number, row: number): Int32Array {
+    return (this.groups[group] as CacheGroup).table.pages(row);
+  }
+
+  isSuspended(row: number): boolean {
+    return this.#rows.states[row] === SUSPENDED;
+  }
+
+  /** The row does not run any more: its pages may leave the device. Reserved pages are given back. A no-op the second time. */
+  suspend(row: number): void {
+    const keep = this.#pagesFor(this.length(row));
+    if (this.#rows.states[row] === SUSPENDED) return;
+    for (const group of this.groups) {
+      this.#releaseFrom(group, row, keep);
+      const pages = group.table.pages(row);
+      for (let entry = pages.length - 1; entry >= 0; entry--) {
+        const page = pages[entry] as number;
+        if (page !== NONE) group.pool.unuse(page);
+      }
+    }
+    this.#rows.states[row] = SUSPENDED;
+  }
+
+  /** The row runs again, as far as its pages are concerned; `refreshSlots` follows once they are all on the device. */
+  unsuspend(row: number): void {
+    this.length(row);
+    if (this.#rows.states[row] !== SUSPENDED) return;
+    for (const { pool, table } of this.groups) {
+      for (const page of table.pages(row)) if (page !== NONE) pool.use(page);
+    }
+    this.#rows.states[row] = RETURNING;
+  }
+
+  /** Writes where the row's pages lie now into its table: it runs again. */
+  refreshSlots(row: number): void {
+    for (const { pool, table } of this.groups) table.refresh(row, (page) => pool.slot(page));
+    this.#rows.states[row] = RUNNING;
+    sealRow(this.groups, this.#rows, row, this.pageSize, this.onSealed);
+  }
+
+  /** Gives an empty row the pages of a prefix, equally many in each group, with the references that their finder holds; it is suspended. */
+  adoptPages(row: number, pages: readonly (readonly number[])[], tokens: Int32Array, keys: Uint32Array): void {
+    const count = (pages[0] as readonly number[]).length;
+    for (const { table } of this.groups) table.ensure(row, count);
+    this.groups.forEach(({ table }, group) => {
+      for (const page of pages[group] as readonly number[]) table.push(row, page, NONE);
+    });
+    this.#rows.lengths[row] = count * this.pageSize;
+    this.#rows.sealed[row] = count;
+    this.#rows.states[row] = SUSPENDED;
+    const log = this.log(row);
+    log.write(0, tokens.subarray(0, count * this.pageSize));
+    log.giveKeys(keys);
+  }
+
+  /** Counts references that are in no table as rightful, until told otherwise; see `checkIntegrity`. */
+  holdElsewhere(pages: readonly (readonly number[])[]): void {
+    this.#holders.add(pages);
+  }
+
+  letGoElsewhere(pages: readonly (readonly number[])[]): void {
+    this.#holders.delete(pages);
+  }
+
+  /** Keeps the row's present pages alive, wherever they lie, until disposed. */
+  pin(row: number): Disposable {
+    this.length(row);
+    const pages = this.groups.map(({ table, pool }) => {
+      const held = [...table.pages(row)].filter((page) => page !== NONE);
+      for (const page of held) pool.retain(page, false);
+      return held;
+    });
+    this.holdElsewhere(pages);
+    return {
+      [Symbol.dispose]: () => {
+        this.letGoElsewhere(pages);
+        this.groups.forEach(({ pool }, group) => {
+          for (const page of (pages[group] as number[]).splice(0).reverse()) pool.release(page, false);
+        });
+      },
+    };
+  }
+
   /** What the cache holds, counted; bytes as the allocator measures them. */
   stats(): CacheStats {
-    return cacheStats(this.groups, this.#lengths, this.pageSize, this.#store);
+    return cacheStats(this.groups, this.#rows.lengths, this.pageSize, this.#store);
   }
 
   /** Recounts every page, reference and table entry. @throws ERR_KVASIR_INTERNAL with all that is wrong. */
   checkIntegrity(): void {
-    const found: string[] = [];
-    for (const { pool, table } of this.groups) {
-      const references = new Int32Array(pool.numPages);
-      const occupied = new Uint8Array(table.numEntries);
-      this.#lengths.forEach((length, row) => {
-        if (length < 0) return;
-        found.push(...table.collect(row, references, occupied, (page) => pool.slot(page)));
-        const entries = table.rowLength(row);
-        if (entries < this.#pagesFor(length))
-          found.push(`I9: row ${row} has ${length} tokens in ${entries} pages of ${this.pageSize}`);
-      });
-      found.push(...pool.problems(references));
-    }
-    if (found.length > 0) throw new KvasirError("ERR_KVASIR_INTERNAL", `Cache integrity: ${found.join("; ")}`);
+    checkCache(this.groups, this.#rows, this.#holders, this.pageSize);
   }
 
   #pagesFor(length: number): number {
     return Math.ceil(length / this.pageSize);
   }
 
+  #checkRunning(row: number): void {
+    this.length(row);
+    if (this.#rows.states[row] === RUNNING) return;
+    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "sequence is suspended; resume it before tokens are added");
+  }
+
   /** First entry that the token at position `length`, or a later one, may see. */
-  #windowEntry(group: Group, length: number): number {
+  #windowEntry(group: CacheGroup, length: number): number {
     const { window } = group.layers;
     return window === undefined ? 0 : Math.floor(Math.max(0, length - (window - 1)) / this.pageSize);
   }
 
-  #pagesNeeded(group: Group, rows: readonly number[], tokens: readonly number[]): number {
-    let need = 0;
-    const writers = new Map<number, number>();
-    rows.forEach((row, i) => {
-      const length = this.length(row);
-      const count = tokens[i] as number;
-      need += Math.max(0, this.#pagesFor(length + count) - group.table.rowLength(row));
-      const tail = this.#sharedTail(group, row, count);
-      if (tail !== undefined) writers.set(tail, (writers.get(tail) ?? 0) + 1);
+  #releaseFrom({ table, pool }: CacheGroup, row: number, keep: number): void {
+    const isUse = this.#rows.isUsing(row);
+    pool.releaseAll(table.pages(row).subarray(keep), isUse);
+    table.shorten(row, Math.min(keep, table.rowLength(row)));
+  }
+
+  #takeRow(log: TokenLog): number {
+    return this.#rows.take(log, (rows) => {
+      for (const { table } of this.groups) table.growRows(rows);
     });
-    // When everyone who shares a page writes to it, the last one keeps the original.
-    for (const [page, count] of writers) need += count < group.pool.refCount(page) ? count : count - 1;
-    return need;
-  }
-
-  /** The partly filled page that the row would write into next, if others refer to it too. */
-  #sharedTail(group: Group, row: number, tokens: number): number | undefined {
-    const length = this.length(row);
-    if (tokens === 0 || length % this.pageSize === 0) return undefined;
-    const page = group.table.page(row, Math.floor(length / this.pageSize));
-    return group.pool.refCount(page) > 1 ? page : undefined;
-  }
-
-  #extend(group: Group, index: number, row: number, tokens: number): void {
-    const length = this.length(row);
-    const { pool, table } = group;
-    const shared = this.#sharedTail(group, row, tokens);
-    if (shared !== undefined) {
-      const copy = pool.take();
-      const slot = pool.slot(copy) as number;
-      this.#store.copyPage(index, pool.slot(shared) as number, slot);
-      table.set(row, Math.floor(length / this.pageSize), copy, slot);
-      pool.release(shared);
-    }
-    for (let have = table.rowLength(row); have < this.#pagesFor(length + tokens); have++) {
-      const page = pool.take();
-      table.push(row, page, pool.slot(page) as number);
-    }
-  }
-
-  #takeRow(): number {
-    let row = this.#freeRows.pop();
-    if (row === undefined) {
-      const rows = this.#lengths.length;
-      const grown = new Int32Array(Math.max(16, 2 * rows)).fill(-1);
-      grown.set(this.#lengths);
-      for (const { table } of this.groups) table.growRows(grown.length);
-      this.#lengths = grown;
-      for (let free = grown.length - 1; free > rows; free--) this.#freeRows.push(free);
-      row = rows;
-    }
-    this.#lengths[row] = 0;
-    return row;
   }
 }

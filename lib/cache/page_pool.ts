@@ -1,184 +1,147 @@
 /**
- * The pages of one layer group: logical pages (id, state, reference count, epoch) and their residencies {tier, format, slot}. Everything
- * lives in typed arrays; a page is an index. Encoding or moving a page changes its residencies, never its identity.
+ * The pages of one layer group. A logical page (id, epoch, references, key, parent, tokens) has a slot in each of up to two arenas: arena 0,
+ * which kernels read, and arena 1, the host pool below it. Everything lives in typed arrays; a page is an index. Moving a page changes its
+ * slots, never its identity. The pool moves no bytes: whoever copies a page marks it, copies, says that the copy is valid, and unmarks it.
  *
- * Invariants: every page is in exactly one state and the counters equal a recount (I1); a page is FREE exactly when nothing refers to it
- * and it holds no slot; free pages and free slots are each listed once (I4).
+ *   refs  table entries and pins: they keep a page alive        uses  those of running sequences: they keep it in arena 0
+ *
+ * A page is in arena 0's eviction order when it has no uses and is valid there, in arena 1's when it has no uses, no slot in arena 0 and is
+ * valid in arena 1; marked pages keep their place but are not evictable. A sealed page without references is CACHED: findable, evictable.
+ * A pin is a reference without a use: the page may leave arena 0, but it stays alive and never becomes CACHED.
+ *
+ * Invariants, recounted by `problems`: every page is in one state and counters equal a recount (I1); references equal table entries and
+ * pins (I2); a marked page is neither free nor evictable (I3); free pages, free slots and orders list nothing twice (I4); keys and pages in
+ * the index correspond one to one (I5); the key of a page's parent stays readable (I6); only an unsealed page changes (I7).
  */
-import { KvasirError } from "../errors.js";
+import { ACTIVE, FREE, SEALED, stateMask } from "./page_flags.js";
+import { NONE } from "./page_lists.js";
+import { PageResidency } from "./page_residency.js";
+import { poolProblems } from "./pool_check.js";
+import type { PoolObserver } from "./pool_state.js";
+import type { MatchSpan } from "./prefix_index.js";
 
-/** FREE -> ACTIVE (referenced) -> SEALED (full and hashed) -> CACHED (unreferenced, evictable). */
-export const pageStates = ["free", "active", "sealed", "cached"] as const;
-export type PageState = (typeof pageStates)[number];
-export const FREE = 0;
-export const ACTIVE = 1;
+export {
+  ACTIVE,
+  CACHED,
+  FREE,
+  MARK_EVICT,
+  MARK_IN,
+  MARK_LOAD,
+  MARK_OUT,
+  MARK_STORE,
+  type PageState,
+  pageStates,
+  SEALED,
+  TIER_DISK,
+  TIER_REMOTE,
+} from "./page_flags.js";
+export { NONE } from "./page_lists.js";
+export type { PolicyFactory } from "./eviction.js";
+export type { PagePoolOptions } from "./page_references.js";
+export type { PoolObserver } from "./pool_state.js";
+export type { MatchSpan } from "./prefix_index.js";
 
-/** A page can be in this many places or formats at once: one per tier. */
-const residenciesPerPage = 4;
-const absent = 255;
-
-export class PagePool {
-  /** Pages, and slots of the first tier. */
-  readonly numPages: number;
-  readonly #refs: Int32Array;
-  readonly #epochs: Uint32Array;
-  readonly #states: Uint8Array;
-  readonly #tiers: Uint8Array;
-  readonly #formats: Uint8Array;
-  readonly #slots: Int32Array;
-  readonly #freePages: Int32Array;
-  readonly #freeSlots: Int32Array;
-  readonly #counts: Int32Array = new Int32Array(pageStates.length);
-  #numFreePages: number;
-  #numFreeSlots: number;
-  #peakUsed = 0;
-
-  constructor(numPages: number) {
-    this.numPages = numPages;
-    this.#refs = new Int32Array(numPages);
-    this.#epochs = new Uint32Array(numPages);
-    this.#states = new Uint8Array(numPages);
-    this.#tiers = new Uint8Array(numPages * residenciesPerPage).fill(absent);
-    this.#formats = new Uint8Array(numPages * residenciesPerPage);
-    this.#slots = new Int32Array(numPages * residenciesPerPage);
-    // Stacks whose top is the lowest index, so that a fresh pool fills from the start of its memory.
-    this.#freePages = Int32Array.from({ length: numPages }, (_, i) => numPages - 1 - i);
-    this.#freeSlots = this.#freePages.slice();
-    this.#numFreePages = numPages;
-    this.#numFreeSlots = numPages;
-    this.#counts[FREE] = numPages;
-  }
-
-  /** Pages that `take` can still give. */
-  get numFree(): number {
-    return Math.min(this.#numFreePages, this.#numFreeSlots);
-  }
-
-  /** Most slots that were in use at once. */
-  get peakUsed(): number {
-    return this.#peakUsed;
-  }
-
-  /** Bytes of this bookkeeping. */
+export class PagePool extends PageResidency {
+  /** Bytes of the bookkeeping, token ids apart. */
   get metadataBytes(): number {
-    const arrays = [
-      this.#refs,
-      this.#epochs,
-      this.#states,
-      this.#tiers,
-      this.#formats,
-      this.#slots,
-      this.#freePages,
-      this.#freeSlots,
-    ];
-    return arrays.reduce((sum, array) => sum + array.byteLength, this.#counts.byteLength);
+    return this.inside.metadataBytes;
   }
 
-  /** Pages per state. */
-  counts(): Record<PageState, number> {
-    return Object.fromEntries(pageStates.map((state, i) => [state, this.#counts[i] ?? 0])) as Record<PageState, number>;
+  /** Bytes of the token ids that hits are verified with. */
+  get tokenBytes(): number {
+    return this.inside.index.tokens.bytes;
   }
 
-  /** A page with one reference and a slot of the first tier. The caller has checked `numFree`. */
-  take(format = 0): number {
-    const page = this.#freePages[this.#numFreePages - 1];
-    const slot = this.#freeSlots[this.#numFreeSlots - 1];
-    if (page === undefined || slot === undefined) {
-      throw new KvasirError(
-        "ERR_KVASIR_OUT_OF_PAGES",
-        `Need 1 page but 0 of ${this.numPages} are free; free a sequence, or raise maxPages`,
-      );
-    }
-    this.#numFreePages--;
-    this.#numFreeSlots--;
-    this.#peakUsed = Math.max(this.#peakUsed, this.numPages - this.#numFreeSlots);
-    this.#refs[page] = 1;
-    this.#epochs[page] = (this.#epochs[page] as number) + 1;
-    this.#setState(page, ACTIVE);
-    const residency = page * residenciesPerPage;
-    this.#tiers[residency] = 0;
-    this.#formats[residency] = format;
-    this.#slots[residency] = slot;
+  /** Look-ups of a key that stands for other tokens or another parent. */
+  get collisions(): number {
+    return this.inside.index.collisions;
+  }
+
+  /** Hears of pages that enter, leave or move; one observer. */
+  observe(observer: PoolObserver | undefined): void {
+    this.inside.observer = observer;
+  }
+
+  /**
+   * Makes a full page immutable and findable under `keys[at, at + KEY_WORDS)`: it holds `tokens[from, from + pageSize)` after the sealed
+   * page `parent`, or after `root` where that is NONE.
+   *
+   * Returns the page; or the page that holds this content already, and then `page` stays ACTIVE and unfindable (its successors take the
+   * returned page as their parent); or NONE where the key stands for other content, a counted collision.
+   */
+  seal(page: number, keys: Uint32Array, at: number, parent: number, root: Uint32Array, tokens: Int32Array, from: number): number {
+    const { inside } = this;
+    if (this.refCount(page) === 0 || this.state(page) !== ACTIVE) inside.fail(page, "is sealed already");
+    if (parent !== NONE && !inside.index.has(parent)) inside.fail(parent, "is not sealed and cannot be a parent");
+    const holder = inside.index.add(page, keys, at, parent, root, tokens, from);
+    if (holder !== page) return holder;
+    inside.setState(page, SEALED);
+    inside.settle(page);
+    if (parent !== NONE && inside.index.childrenOf(parent) === 1) inside.settle(parent);
+    inside.observer?.stored(page);
     return page;
   }
 
-  /** One more table entry (or pin) refers to the page. */
-  retain(page: number): void {
-    this.#refs[page] = this.refCount(page) + 1;
+  /**
+   * The page that holds `tokens[from, from + pageSize)` after `parent` (NONE: after `root`) under the key `keys[at, at + KEY_WORDS)`, or
+   * NONE. A key that stands for other tokens or another parent is a counted collision and a miss. It takes no reference.
+   */
+  find(keys: Uint32Array, at: number, parent: number, root: Uint32Array, tokens: Int32Array, from: number): number {
+    return this.inside.index.find(keys, at, parent, root, tokens, from);
   }
 
-  /** One fewer does; with the last one the page and its slots are free again. */
-  release(page: number): void {
-    const refs = this.refCount(page) - 1;
-    this.#refs[page] = refs;
-    if (refs > 0) return;
-    const end = (page + 1) * residenciesPerPage;
-    for (let residency = page * residenciesPerPage; residency < end; residency++) {
-      if (this.#tiers[residency] === 0) this.#freeSlots[this.#numFreeSlots++] = this.#slots[residency] as number;
-      this.#tiers[residency] = absent;
-    }
-    this.#setState(page, FREE);
-    this.#freePages[this.#numFreePages++] = page;
+  /**
+   * The longest chain of sealed pages that holds a beginning of `tokens`; `keys` has KEY_WORDS words a page. It takes no reference. `span`
+   * makes it a part of that: about 10 000 pages take a millisecond.
+   */
+  match(keys: Uint32Array, root: Uint32Array, tokens: Int32Array, span?: MatchSpan): Int32Array {
+    return this.inside.index.match(keys, root, tokens, span);
   }
 
-  /** References to a page in use. @throws ERR_KVASIR_INTERNAL for a free page: a caller kept an id too long. */
-  refCount(page: number): number {
-    const refs = this.#refs[page];
-    if (refs === undefined || refs <= 0) throw new KvasirError("ERR_KVASIR_INTERNAL", `Page ${page} is not in use`);
-    return refs;
+  /** Whether the page is immutable and findable under its key. */
+  isSealed(page: number): boolean {
+    return this.state(page) > ACTIVE;
   }
 
-  /** Rises each time the page is reused: a completion that carries an older epoch speaks of another page. */
-  epoch(page: number): number {
-    return this.#epochs[page] ?? 0;
+  /** Writes the KEY_WORDS words of a sealed page's key. */
+  key(page: number, out: Uint32Array, at: number): void {
+    this.#sealed(page);
+    this.inside.index.copyKey(page, out, at);
   }
 
-  /** The slot that holds the page in a tier, or undefined. */
-  slot(page: number, tier = 0): number | undefined {
-    const end = (page + 1) * residenciesPerPage;
-    for (let residency = page * residenciesPerPage; residency < end; residency++) {
-      if (this.#tiers[residency] === tier) return this.#slots[residency];
-    }
-    return undefined;
+  /** Writes the key of what comes before a sealed page: its parent's, or its root. */
+  parentKey(page: number, out: Uint32Array, at: number): void {
+    this.#sealed(page);
+    this.inside.index.parentKey(page, out, at);
   }
 
-  /** Recounts everything; `references[page]` is what the tables hold. Returns what is wrong, one sentence each. */
-  problems(references: Int32Array): string[] {
-    const found: string[] = [];
-    const counts = new Int32Array(pageStates.length);
-    const listed = new Uint8Array(this.numPages);
-    for (const page of this.#freePages.subarray(0, this.#numFreePages)) {
-      if (listed[page]) found.push(`I4: page ${page} is listed as free twice`);
-      listed[page] = 1;
-    }
-    const slotUsers = new Int32Array(this.numPages);
-    for (const slot of this.#freeSlots.subarray(0, this.#numFreeSlots)) slotUsers[slot] = (slotUsers[slot] as number) + 1;
-    for (let page = 0; page < this.numPages; page++) {
-      const state = this.#states[page] as number;
-      counts[state] = (counts[state] as number) + 1;
-      const refs = this.#refs[page] as number;
-      if (refs !== references[page]) found.push(`I2: page ${page} counts ${refs} references, tables hold ${references[page]}`);
-      if ((state === FREE) !== (listed[page] === 1))
-        found.push(`I1: page ${page} is ${pageStates[state]} but its place in the free list says otherwise`);
-      if (state === FREE && refs !== 0) found.push(`I1: page ${page} is free with ${refs} references`);
-      const slot = this.slot(page);
-      if ((state === ACTIVE) !== (slot !== undefined)) found.push(`I1: page ${page} is ${pageStates[state]} with slot ${slot}`);
-      if (slot !== undefined) slotUsers[slot] = (slotUsers[slot] as number) + 1;
-    }
-    slotUsers.forEach((users, slot) => {
-      if (users !== 1) found.push(`I4: slot ${slot} has ${users} owners, expected 1`);
-    });
-    counts.forEach((count, state) => {
-      if (count !== this.#counts[state])
-        found.push(`I1: ${this.#counts[state]} pages counted as ${pageStates[state]}, a recount gives ${count}`);
-    });
-    return found;
+  /** The page before a sealed page, or NONE for a first page. */
+  parentOf(page: number): number {
+    this.#sealed(page);
+    return this.inside.index.parentOf(page);
   }
 
-  #setState(page: number, state: number): void {
-    const old = this.#states[page] as number;
-    this.#counts[old] = (this.#counts[old] as number) - 1;
-    this.#counts[state] = (this.#counts[state] as number) + 1;
-    this.#states[page] = state;
+  /** Sealed pages that follow the page. */
+  childrenOf(page: number): number {
+    return this.inside.index.childrenOf(page);
+  }
+
+  /** A sealed page's tokens: a view that holds while the page is sealed. */
+  tokensOf(page: number): Int32Array {
+    this.#sealed(page);
+    return this.inside.index.tokens.of(page);
+  }
+
+  /**
+   * Recounts everything against what the tables hold: `references[page]`, and `uses[page]` (default: the same). Returns what is wrong, one
+   * sentence each.
+   */
+  problems(references: Int32Array, uses: Int32Array = references): string[] {
+    return poolProblems(this.inside, references, uses);
+  }
+
+  #sealed(page: number): void {
+    const state = (this.inside.flags[page] as number) & stateMask;
+    if (state === FREE || state === ACTIVE) this.inside.fail(page, "is not sealed and has no key");
   }
 }

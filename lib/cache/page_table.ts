@@ -5,15 +5,13 @@
  *
  * Runs have a power-of-two capacity and come from one free list per size. A row that outgrows its run moves to one of twice the size.
  */
+import { NONE } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 
 /** Entries of the smallest run. */
 const minRun = 16;
 /** Changed runs nearer than this go up in one write: a write costs more than carrying a few unchanged entries. */
 const uploadGap = 1024;
-/** Id of an entry whose page has left the window; the slot beside it is stale and no kernel may use what it reads there. */
-export const releasedEntry = -1;
-
 export class PageTable {
   /** Changes when the device table is another one: recorded programs must be recorded again. */
   generation = 0;
@@ -59,6 +57,12 @@ export class PageTable {
     return this.#slots[this.rowStart(row) + entry] as number;
   }
 
+  /** The row's pages, NONE where one has left the window (the slot beside it is stale); valid until the next change. */
+  pages(row: number): Int32Array {
+    const start = this.rowStart(row);
+    return this.#pages.subarray(start, start + this.rowLength(row));
+  }
+
   growRows(rows: number): void {
     const grow = (old: Int32Array): Int32Array => {
       const grown = new Int32Array(rows);
@@ -102,9 +106,28 @@ export class PageTable {
     this.#markDirty(row, entry);
   }
 
-  /** Forgets the page of an entry that left the window; its slot stays as it was. */
+  /** Gives an empty row the first `entries` entries of another; `ensure` came before. */
+  copyRow(from: number, to: number, entries: number): void {
+    const [source, target] = [this.rowStart(from), this.rowStart(to)];
+    this.#pages.copyWithin(target, source, source + entries);
+    this.#slots.copyWithin(target, source, source + entries);
+    this.#rowLength[to] = entries;
+    if (entries > 0) this.#markDirty(to, 0);
+  }
+
+  /** Writes the slots anew, from where the row's pages lie now. */
+  refresh(row: number, slotOf: (page: number) => number): void {
+    const start = this.rowStart(row);
+    for (let index = start; index < start + this.rowLength(row); index++) {
+      const page = this.#pages[index] as number;
+      if (page !== NONE) this.#slots[index] = slotOf(page);
+    }
+    if (this.rowLength(row) > 0) this.#markDirty(row, 0);
+  }
+
+  /** Forgets the page of an entry that left the window; its slot stays as it was, and no kernel may use what it reads there. */
   markReleased(row: number, entry: number): void {
-    this.#pages[this.rowStart(row) + entry] = releasedEntry;
+    this.#pages[this.rowStart(row) + entry] = NONE;
   }
 
   /** Drops the row's entries from `length` on. */
@@ -145,8 +168,14 @@ export class PageTable {
     if (from >= 0) this.#store.writeTable(this.#group, from, this.#slots.slice(from, to));
   }
 
-  /** Adds the row's references to `references[page]`; returns what is wrong with the row's run. */
-  collect(row: number, references: Int32Array, occupied: Uint8Array, slotOf: (page: number) => number | undefined): string[] {
+  /** Adds the row's references to `references[page]`, and to `uses`; returns what is wrong with the row's run, and with its slots. */
+  collect(
+    row: number,
+    references: Int32Array,
+    uses: Int32Array | undefined,
+    occupied: Uint8Array,
+    slotOf: ((page: number) => number) | undefined,
+  ): string[] {
     const found: string[] = [];
     const start = this.rowStart(row);
     const capacity = this.#rowCapacity[row] as number;
@@ -157,9 +186,10 @@ export class PageTable {
     }
     for (let entry = 0; entry < this.rowLength(row); entry++) {
       const page = this.page(row, entry);
-      if (page === releasedEntry) continue;
+      if (page === NONE) continue;
       references[page] = (references[page] as number) + 1;
-      if (slotOf(page) !== this.slot(row, entry))
+      if (uses !== undefined) uses[page] = (uses[page] as number) + 1;
+      if (slotOf !== undefined && slotOf(page) !== this.slot(row, entry))
         found.push(`I9: row ${row} entry ${entry} says slot ${this.slot(row, entry)}, page ${page} is in ${slotOf(page)}`);
     }
     return found;

@@ -70,11 +70,18 @@ export class DecodeBatch implements Disposable {
     return this.#read();
   }
 
-  /** Continues from given tokens instead. */
-  startFrom(tokens: readonly number[]): void {
-    const ids = new Int32Array(this.#program.rows);
-    ids.set(tokens);
-    this.#program.upload(this.#program.ids, ids);
+  /**
+   * Continues from given tokens instead. `draws` says which draws they were, each sequence's first token being 0, the default: the next
+   * ones are then the same as if the batch had never been broken off.
+   */
+  startFrom(tokens: readonly number[], draws?: readonly number[]): void {
+    const upload = (target: Tensor, values: readonly number[]): void => {
+      const padded = new Int32Array(this.#program.rows);
+      padded.set(values);
+      this.#program.upload(target, padded);
+    };
+    upload(this.#program.ids, tokens);
+    if (draws !== undefined) upload(this.#program.step, draws);
   }
 
   /**

@@ -1,4 +1,6 @@
 /** A model on a device: weights, cache and programs, made from the folder of a Hugging Face checkpoint, or from a config alone. */
+import { createHash } from "node:crypto";
+import type { CacheTiers } from "../cache/cache_tiers.js";
 import { DevicePageStore } from "../cache/device_store.js";
 import { KvCache } from "../cache/kv_cache.js";
 import type { LayerGroup } from "../cache/page_format.js";
@@ -7,6 +9,7 @@ import type { Device } from "../device.js";
 import type { DType } from "../dtype.js";
 import { KvasirError } from "../errors.js";
 import { checkInteger, checkOptions } from "../options.js";
+import { type RootKeyOptions, rootKey } from "../page_keys.js";
 import type { Stream } from "../stream.js";
 import type { Tensor } from "../tensor.js";
 import { type ModelConfig, parseConfig, readConfig } from "./config.js";
@@ -16,10 +19,13 @@ import { type GeneratedToken, type GenerateOptions, generate } from "./generate.
 import { type PrefillItem, type PrefillOptions, prefill } from "./prefill.js";
 import { randomWeights } from "./random_weights.js";
 import { ropeFrequencies } from "./rope.js";
+import { Runner } from "./runner.js";
 import { openCheckpoint } from "./safetensors.js";
+import { type OpenTiers, openTiers, type TierOptions, tierSizes } from "./tiers.js";
 import { readTokenizer, type Tokenizer } from "./tokenizer.js";
 import { Transformer } from "./transformer.js";
 import { checkpointSource, type LoadProgress, makeWeights, type Weights } from "./weights.js";
+import { weightsDigest } from "./weights_digest.js";
 
 export interface ModelOptions {
   /** Of weights, activations and cache; default f32 on the CPU, bf16 on CUDA. */
@@ -36,6 +42,8 @@ export interface ModelOptions {
   batchInvariant?: boolean | undefined;
   /** Keys are stored after RoPE; default true. */
   storeRotated?: boolean | undefined;
+  /** Memory below the cache's own pages: host pool, disk, shared store. Default none. */
+  tiers?: TierOptions | undefined;
   onProgress?: LoadProgress | undefined;
 }
 
@@ -47,6 +55,7 @@ const optionNames: readonly string[] = [
   "chunkTokens",
   "batchInvariant",
   "storeRotated",
+  "tiers",
   "onProgress",
 ];
 /** Pages beyond `cacheTokens`: tail pages that are copied for forks. */
@@ -75,7 +84,8 @@ export async function loadModel(device: Device, directory: string, options: Mode
   const dtype = modelDType(device, options);
   const source = checkpointSource(device, device.stream, checkpoint, options.onProgress);
   const weights = await makeWeights(device, config, dtype, source);
-  return makeModel(device, config, tokenizer, weights, dtype, options);
+  const digest = options.tiers === undefined ? "" : (options.tiers.modelId ?? (await weightsDigest(config, checkpoint)));
+  return makeModel(device, config, tokenizer, weights, dtype, options, digest);
 }
 
 export interface RandomModelOptions extends Omit<ModelOptions, "onProgress"> {
@@ -119,7 +129,8 @@ export async function randomModel(
   const parsed = parseConfig(config, "config");
   const dtype = modelDType(device, rest);
   const weights = await randomWeights(device, device.stream, parsed, dtype, seed);
-  return makeModel(device, parsed, undefined, weights, dtype, rest);
+  const digest = options.tiers?.modelId ?? `random ${seed} ${JSON.stringify(config)}`;
+  return makeModel(device, parsed, undefined, weights, dtype, rest, digest);
 }
 
 function modelDType(device: Device, options: ModelOptions): DType {
@@ -128,19 +139,24 @@ function modelDType(device: Device, options: ModelOptions): DType {
   throw new KvasirError("ERR_KVASIR_DTYPE", `dtype is ${dtype}, expected f32, f16 or bf16`);
 }
 
-/** Takes the weights over, also when it throws. */
-function makeModel(
+/** Takes the weights over, also when it throws. `digest` tells them apart. */
+async function makeModel(
   device: Device,
   config: ModelConfig,
   tokenizer: Tokenizer | undefined,
   weights: Weights,
   dtype: DType,
   options: ModelOptions,
-): Model {
+  digest: string,
+): Promise<Model> {
+  let model: Model | undefined;
   try {
-    return new Model(device, config, tokenizer, weights, dtype, options);
+    model = new Model(device, config, tokenizer, weights, dtype, options);
+    if (options.tiers !== undefined) await model.openTiers(options.tiers, digest);
+    return model;
   } catch (error) {
-    weights.dispose();
+    if (model === undefined) weights.dispose();
+    else model.dispose();
     throw error;
   }
 }
@@ -154,10 +170,16 @@ export class Model implements Disposable {
   readonly cache: KvCache;
   /** The cache's pages on the device. */
   readonly store: DevicePageStore;
+  /** Single passes and batches whose members change, for schedulers. @internal */
+  readonly runner: Runner;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #weights: Weights;
   readonly #transformer: Transformer;
   readonly #programs: DecodePrograms;
+  readonly #rope: string;
+  #tiers: OpenTiers | undefined;
+  #fingerprint: Uint8Array = new Uint8Array(16);
+  #closed: Promise<void> | undefined;
   #disposed = false;
 
   /** @internal */
@@ -181,8 +203,11 @@ export class Model implements Disposable {
     const layers = Array.from({ length: config.numLayers }, (_, layer) => layer);
     const groups: LayerGroup[] = [{ layers, numKvHeads: config.numKvHeads, headDim: config.headDim, dtype }];
     const { invFreq, scale } = ropeFrequencies(config.rope, maxLength);
+    this.#rope = `rope ${scale} ${createHash("sha256").update(invFreq).digest("hex").slice(0, 16)}`;
+    const { hostPages, farPages } = tierSizes(options.tiers, groups, pageSize);
+    const storeRotated = options.storeRotated ?? true;
     this.store = new DevicePageStore(device, this.stream, groups, pageSize, maxPages);
-    this.cache = new KvCache({ groups, pageSize, maxPages, storeRotated: options.storeRotated ?? true }, this.store);
+    this.cache = new KvCache({ groups, pageSize, maxPages, hostPages, farPages, storeRotated }, this.store);
     this.#tokenizer = tokenizer;
     this.#weights = weights;
     this.#transformer = new Transformer(
@@ -200,6 +225,12 @@ export class Model implements Disposable {
       chunkTokens,
     );
     this.#programs = new DecodePrograms(this.#transformer, this.stream);
+    this.runner = new Runner(this.#transformer, this.stream, this.#programs);
+  }
+
+  /** Whether it has a tokenizer: a random model has none. */
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
   }
 
   /** @throws ERR_KVASIR_INVALID_ARGUMENT for a model without one */
@@ -208,9 +239,25 @@ export class Model implements Disposable {
     throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "model has no tokenizer; give tokens to prefill and decode instead");
   }
 
-  /** An empty sequence of this model's cache. */
-  createSequence(): Sequence {
-    return this.cache.createSequence();
+  /** What moves pages between the device and the tiers below it; absent without `tiers`. */
+  get tiers(): CacheTiers | undefined {
+    return this.#tiers?.tiers;
+  }
+
+  /** An empty sequence of this model's cache. It shares pages only with sequences of the same salt and extras. */
+  createSequence(sharing: Omit<RootKeyOptions, "fingerprint"> = {}): Sequence {
+    checkOptions("createSequence", sharing, ["salt", "extras"]);
+    return this.cache.createSequence(rootKey({ fingerprint: this.#fingerprint, ...sharing }));
+  }
+
+  /** @internal */
+  async openTiers(options: TierOptions, digest: string): Promise<void> {
+    const { device, stream, cache, store } = this;
+    // Bits differ between backends and modes, so that stores shared by several keep them apart.
+    const mode = this.#transformer.parts.batchInvariant ? `batch-invariant on ${device.backend}` : "";
+    const identity = { model: [digest, this.#rope, mode].join(" ").trim() };
+    this.#tiers = await openTiers({ device, stream, cache, store, identity }, options);
+    this.#fingerprint = this.#tiers.fingerprint;
   }
 
   /** Tokens of a text; `isStart` puts the model's beginning-of-text token before them. */
@@ -225,7 +272,7 @@ export class Model implements Disposable {
    * @throws ERR_KVASIR_OUT_OF_PAGES, and then no sequence has changed
    */
   prefill(items: readonly PrefillItem[], options: PrefillOptions = {}): Promise<Tensor> {
-    checkOptions("prefill", options, ["signal", "onProgress", "onLogits"]);
+    checkOptions("prefill", options, ["signal", "onProgress", "onLogits", "resumptions"]);
     return prefill(this.#transformer, this.stream, items, options);
   }
 
@@ -245,10 +292,18 @@ export class Model implements Disposable {
     return this.#disposed;
   }
 
+  /** `dispose` that resolves when everything under way in the tiers is over too: what was written to disk or store is findable then. */
+  async close(): Promise<void> {
+    this.dispose();
+    await this.#closed;
+  }
+
   /** Frees everything on the device; enqueued work runs to its end. A no-op the second time. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#closed = this.#tiers?.close();
+    this.#closed?.catch(() => undefined); // `close` tells
     this.#programs.dispose();
     this.#transformer.dispose();
     this.#transformer.parts.invFreq.dispose();

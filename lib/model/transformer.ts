@@ -104,14 +104,18 @@ export class Transformer {
     });
   }
 
-  /** Runs `rows` tokens; returns their normed hidden states `[rows, hidden]`, valid until the next pass. */
-  forward(stream: Stream, rows: number, inputs: StepInputs): Tensor {
+  /**
+   * Runs `rows` tokens; returns their normed hidden states `[rows, hidden]`, valid until the next pass. `beforeLayer` is called before the
+   * ops of each layer are enqueued.
+   */
+  forward(stream: Stream, rows: number, inputs: StepInputs, beforeLayer?: (layer: number) => void): Tensor {
     const { config, weights } = this.parts;
     const views = this.#viewsOf(rows);
     const { x, normed, projected } = views;
     const eps = config.rmsNormEps;
     embedding(stream, { ids: inputs.ids, table: weights.embedding, out: x });
     weights.layers.forEach((layer, index) => {
+      beforeLayer?.(index);
       if (index === 0) rmsNorm(stream, { x, weight: layer.attentionNorm, out: normed, eps });
       else rmsNorm(stream, { x: projected, weight: layer.attentionNorm, residual: x, out: normed, eps });
       this.#linear(stream, index, "qkv", normed, views.qkv);

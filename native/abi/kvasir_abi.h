@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define KVASIR_ABI_VERSION 1u
+#define KVASIR_ABI_VERSION 2u
 #define KVASIR_MAX_RANK 4
 #define KVASIR_BACKEND_SYMBOL "kvasir_backend_init"
 
@@ -273,6 +273,28 @@ typedef struct kvasir_device_options {
   int64_t memory_limit; /* bytes that alloc may hold at once, 0 = unlimited */
 } kvasir_device_options;
 
+/* How pages travel between host and device; other pairs of memories take whatever the backend has. */
+typedef enum kvasir_copy_path {
+  KVASIR_COPY_AUTO = 0, /* the backend's rule by the size of what lies together */
+  KVASIR_COPY_DMA,      /* one copy by the device's copy engine for each run of pages */
+  KVASIR_COPY_BATCH,    /* many such copies in one call of the driver; the same as DMA where the driver or toolkit has none */
+  KVASIR_COPY_KERNEL /* a kernel that reads or writes pinned host memory in place: fast for small pages, takes multiprocessors */
+} kvasir_copy_path;
+
+/* Page i: `bytes` from from + from_slots[i] * from_stride + from_offset to to + to_slots[i] * to_stride + to_offset. Strides and
+ * offsets in bytes. No destination overlaps another or any source. */
+typedef struct kvasir_page_copy {
+  void* to;
+  const void* from;
+  size_t to_stride, from_stride; /* between slots */
+  size_t to_offset, from_offset; /* within a slot */
+  size_t bytes;                  /* of a page */
+  const int32_t* to_slots;       /* [count] */
+  const int32_t* from_slots;     /* [count] */
+  int32_t count;
+  int32_t path; /* kvasir_copy_path */
+} kvasir_page_copy;
+
 typedef struct kvasir_op {
   const char* name;
   /* Scratch bytes that enqueue needs for these arguments; NULL: none. Depends on shapes and scalars only, never on device data.
@@ -324,6 +346,11 @@ typedef struct kvasir_backend {
   kvasir_status (*copy_out)(kvasir_stream*, void* host_dst, const void* src, size_t bytes, kvasir_error*);
   kvasir_status (*copy)(kvasir_stream*, void* dst, const void* src, size_t bytes, kvasir_error*); /* within the device */
   kvasir_status (*fill)(kvasir_stream*, void* dst, uint8_t value, size_t bytes, kvasir_error*);
+  /* Scattered pages between any two of: this device's memory, host memory. The slot lists are free again when the call returns.
+   * Pages may be copied in any order. Host memory that is not pinned passes through staging with AUTO and DMA, and is refused
+   * with KVASIR_UNSUPPORTED by the other paths. Some thousand copies in a stream make the caller wait in the driver: do not call
+   * it from a thread that must not wait. Refused in a recording. */
+  kvasir_status (*copy_pages)(kvasir_stream*, const kvasir_page_copy*, kvasir_error*);
 
   /* Cross-stream and cross-backend order: a flag is 8 bytes of host memory known to every open device (host_register).
    * write: *flag = value + (base ? *base : 0) once all earlier work of the stream is visible to the host and to other devices.
@@ -332,8 +359,9 @@ typedef struct kvasir_backend {
   kvasir_status (*flag_write)(kvasir_stream*, uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);
   kvasir_status (*flag_wait)(kvasir_stream*, const uint64_t* flag, uint64_t value, const uint64_t* base, kvasir_error*);
 
-  /* Between begin and end, work enqueued on the stream is recorded and not executed. stream_callback, copy_in and copy_out are
-   * refused there with KVASIR_UNSUPPORTED. */
+  /* Between begin and end, work enqueued on the stream is recorded and not executed. stream_callback and copy_pages are refused
+   * there with KVASIR_UNSUPPORTED, and so are copy_in and copy_out unless the host memory is one that the device reaches directly
+   * (pinned). */
   kvasir_status (*record_begin)(kvasir_stream*, kvasir_error*);
   kvasir_status (*record_end)(kvasir_stream*, kvasir_program**, kvasir_error*);
   kvasir_status (*program_launch)(kvasir_program*, kvasir_stream*, kvasir_error*);

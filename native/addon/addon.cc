@@ -1,8 +1,11 @@
 // What the module exports (lib/native.ts: NativeAddon), and what happens when an environment goes down.
 #include "../contracts/contract.h"
+#include "../core/sha256.h"
 #include "args.h"
 #include "floats.h"
 #include "loader.h"
+#include "page_keys.h"
+#include "page_staging.h"
 #include "wraps.h"
 
 namespace kvasir::addon {
@@ -11,11 +14,11 @@ namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 53;
 
-template <napi_value (*body)(Call&)>
+template <napi_value (*body)(Call&), size_t most = Call::kMost>
 napi_value function(napi_env env, napi_callback_info info) {
   return at_the_edge(env, [&]() -> napi_value {
-    size_t count = Call::kMost;
-    napi_value arguments[Call::kMost];
+    size_t count = most;
+    napi_value arguments[most];
     ok(env, napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr));
     Call call{env, bindings_of(env), count, arguments};
     return body(call);
@@ -72,9 +75,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     check_argument_sizes();
     define_device(bindings);
     define_stream(bindings);
+    define_transfer_stream(bindings);
     define_tensor(bindings);
     define_event(bindings);
     define_program(bindings);
+    define_slab(bindings);
     Napi::Array names = Napi::Array::New(env), fields = Napi::Array::New(env);
     uint32_t op = 0;
     for (const Contract& contract : contracts()) {
@@ -84,12 +89,19 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       fields.Set(op++, of_op);
     }
     exports.Set("version", KVASIR_VERSION);
+    exports.Set("sha256Isa", sha256_isa());
     exports.Set("opNames", names);
     exports.Set("opFields", fields);
     export_function(env, exports, "probe", function<probe>);
     export_function(env, exports, "openDevice", function<open_device>);
+    export_function(env, exports, "createSlab", function<create_slab>);
     export_function(env, exports, "encodeFloats", function<encode_floats>);
     export_function(env, exports, "decodeFloats", function<decode_floats>);
+    export_function(env, exports, "pageKeys", function<page_keys>);
+    export_function(env, exports, "pageKeysSync", function<page_keys_sync>);
+    export_function(env, exports, "sealPages", function<seal_pages, kSealArguments>);
+    export_function(env, exports, "openPages", function<open_pages, kOpenArguments>);
+    export_function(env, exports, "envelopeBytes", function<envelope_size>);
     return nullptr;
   });
   return exports;

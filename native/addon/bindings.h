@@ -12,8 +12,8 @@
 namespace kvasir::addon {
 
 // What a JavaScript object of ours wraps.
-enum class Kind { device, stream, tensor, event, program };
-inline constexpr int kKinds = 5;
+enum class Kind { device, stream, tensor, event, program, slab, transfer_stream, transfer };
+inline constexpr int kKinds = 8;
 
 struct Bindings;
 

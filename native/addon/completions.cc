@@ -53,14 +53,25 @@ Completions::Completions(napi_env env) : env_(env) {
   ok(env, napi_unref_threadsafe_function(env, function_));
 }
 
-napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> completion) {
+napi_value Completions::promise(Completion& completion) { return begin(nullptr, nullptr, completion); }
+
+napi_value Completions::begin(AnyStream& stream, Completion& completion) {
+  completion.number = stream.number() + 1;
+  return begin(stream.device(), stream.fence(), completion);
+}
+
+napi_value Completions::begin(std::shared_ptr<Device> device, std::shared_ptr<Fence> fence, Completion& completion) {
   napi_value promise = nullptr;
-  ok(env_, napi_create_promise(env_, &completion->deferred, &promise));
-  completion->device = stream.device();
-  completion->fence = stream.fence();
+  ok(env_, napi_create_promise(env_, &completion.deferred, &promise));
+  completion.device = std::move(device);
+  completion.fence = std::move(fence);
   if (pending_++ == 0) napi_ref_threadsafe_function(env_, function_);
+  return promise;
+}
+
+napi_value Completions::promise(Stream& stream, std::unique_ptr<Completion> completion) {
+  const napi_value promise = begin(stream, *completion);
   try {
-    completion->number = stream.number() + 1;
     stream.call_back(passed, completion.get());
     completion.release();
   } catch (const Failure& failure) {
@@ -106,8 +117,10 @@ void Completions::settle(Completion& completion) {
     napi_delete_reference(env_, completion.array);
   }
   if (!completion.gives_array) napi_get_undefined(env_, &value);
-  const bool lost = completion.status == KVASIR_DEVICE_LOST || completion.device->lost();
-  if (completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
+  if (completion.answer) napi_get_boolean(env_, *completion.answer, &value);
+  if (completion.held != nullptr) napi_delete_reference(env_, completion.held);
+  const bool lost = completion.device != nullptr && (completion.status == KVASIR_DEVICE_LOST || completion.device->lost());
+  if (completion.fence != nullptr && completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
   if (lost) {
     completion.device->release_waiters();
     napi_reject_deferred(env_, completion.deferred, error_value(env_, kDeviceLost, completion.device->lost_sentence().c_str()));

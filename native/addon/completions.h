@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,9 @@ struct Completion {
   napi_deferred deferred = nullptr;
   napi_ref array = nullptr;  // the array that is being read or filled
   bool gives_array = false;  // resolves with it
-  std::shared_ptr<Device> device;
+  std::optional<bool> answer;  // or with this
+  napi_ref held = nullptr;  // an object that must not be collected before
+  std::shared_ptr<Device> device;  // null: the work is on no stream, and no lost device ends it
   std::shared_ptr<Fence> fence;  // known to be passed up to `number` once settled
   uint64_t number = 0;
   std::shared_ptr<Storage> storage;
@@ -42,6 +45,12 @@ class Completions {
 
   // Settles a fresh promise once the stream passed everything enqueued so far. `completion` says what else belongs to it.
   napi_value promise(Stream& stream, std::unique_ptr<Completion> completion);
+  // A fresh promise that is settled when somebody posts the completion, which lives until then. `load` tells what failed.
+  napi_value promise(Completion& completion);
+  // A promise that stays pending until the completion is posted; whoever enqueues the work sees to that.
+  napi_value begin(AnyStream& stream, Completion& completion);
+  // The same for work that is on no stream: `fence` is null.
+  napi_value begin(std::shared_ptr<Device> device, std::shared_ptr<Fence> fence, Completion& completion);
   // From any thread.
   void post(std::unique_ptr<Completion> completion);
   // The environment goes down: nothing is settled any more.

@@ -4,9 +4,11 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "event.h"
 #include "failure.h"
+#include "host_memory.h"
 #include "load_file.h"
 #include "program.h"
 #include "stream.h"
@@ -37,6 +39,7 @@ void Environment::let_endings_catch_up() const {
 }
 
 void Environment::close() {
+  for (Ending* ending : std::exchange(endings, {})) ending->end();
   const std::vector<std::weak_ptr<Device>> open = std::move(devices);
   for (const std::weak_ptr<Device>& device : open) {
     if (const std::shared_ptr<Device> live = device.lock()) live->dispose();
@@ -119,7 +122,7 @@ void Device::release_waiters() {
   if (waiters_released_) return;
   waiters_released_ = true;
   if (on_host_) return;  // the CPU backend goes on passing flags
-  for (Stream* stream : streams_) stream->fence()->cell->poison();
+  for (AnyStream* stream : streams_) stream->fence()->cell->poison();
   for (Event* event : environment_->events) event->release_if_recorded_on(*this);
 }
 
@@ -128,6 +131,7 @@ void Device::dispose() {
   if (lost()) release_waiters();
   while (!programs_.empty()) (*programs_.begin())->dispose();
   while (!streams_.empty()) (*streams_.begin())->dispose();
+  while (!host_memories_.empty()) (*host_memories_.begin())->end_on(*this);
   foreign.request();
   close_soon();
 }
@@ -139,7 +143,7 @@ void Device::close_soon() {
 }
 
 bool Device::try_close() {
-  if (open_streams_.load() > 0 || !foreign.passed()) return false;
+  if (holds_.load() > 0 || !foreign.passed()) return false;
   staging_.reset();
   pool_.clear();
   environment_->flags.detach(backend_, handle_);

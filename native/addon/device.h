@@ -10,22 +10,32 @@
 #include <vector>
 
 #include "background.h"
+#include "copy_thread.h"
 #include "flags.h"
 #include "memory.h"
 
 namespace kvasir::addon {
 
+class AnyStream;
 class Event;
+class HostMemory;
 class Program;
 class StagingRing;
-class Stream;
+
+// Work with threads of its own that must have ended before devices close.
+struct Ending {
+  virtual ~Ending() = default;
+  virtual void end() = 0;
+};
 
 // Everything native of one JavaScript environment. Devices hold it, and all else holds a device.
 struct Environment {
   FlagSlabs flags;
   Background background;
+  CopyThread page_copies{flags};
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
+  std::unordered_set<Ending*> endings;
   std::atomic<int> ending{0};  // streams and devices that the background thread has still to end
 
   // Holds a caller up that creates streams or devices faster than they can be ended, so that their threads do not pile up.
@@ -72,12 +82,15 @@ class Device : public std::enable_shared_from_this<Device> {
   // One step of closing: false while something is still in flight. Background thread.
   bool try_close();
 
-  void add(Stream* stream) { streams_.insert(stream); }
-  void remove(Stream* stream) { streams_.erase(stream); }
+  void add(AnyStream* stream) { streams_.insert(stream); }
+  void remove(AnyStream* stream) { streams_.erase(stream); }
   void add(Program* program) { programs_.insert(program); }
   void remove(Program* program) { programs_.erase(program); }
-  void stream_opened() { open_streams_.fetch_add(1); }
-  void stream_closed() { open_streams_.fetch_sub(1); }
+  void add(HostMemory* memory) { host_memories_.insert(memory); }
+  void remove(HostMemory* memory) { host_memories_.erase(memory); }
+  // Of streams and of host memory, from any thread: the device is not closed while it is held.
+  void hold_open() { holds_.fetch_add(1); }
+  void let_close() { holds_.fetch_sub(1); }
 
   // Uses of this device's memory by other devices' streams.
   Uses foreign;
@@ -94,9 +107,10 @@ class Device : public std::enable_shared_from_this<Device> {
   Pool pool_;
   std::unique_ptr<StagingRing> staging_;
   int64_t allocated_ = 0;
-  std::unordered_set<Stream*> streams_;
+  std::unordered_set<AnyStream*> streams_;
   std::unordered_set<Program*> programs_;
-  std::atomic<int> open_streams_{0};
+  std::unordered_set<HostMemory*> host_memories_;
+  std::atomic<int> holds_{0};
   std::atomic<bool> disposed_{false}, lost_{false};
   bool waiters_released_ = false;
   mutable std::mutex lost_lock_;

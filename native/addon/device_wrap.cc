@@ -61,6 +61,10 @@ napi_value create_stream(DeviceWrap& self, Call& call) {
   return new_object(call.bindings, std::make_unique<StreamWrap>(self.bindings, self.device));
 }
 
+napi_value create_transfer_stream(DeviceWrap& self, Call& call) {
+  return new_object(call.bindings, std::make_unique<TransferStreamWrap>(self.bindings, self.device));
+}
+
 napi_value create_event(DeviceWrap& self, Call& call) {
   self.device->check_usable();
   return new_object(call.bindings, std::make_unique<EventWrap>(self.bindings, std::make_shared<Event>(call.bindings.native)));
@@ -69,6 +73,19 @@ napi_value create_event(DeviceWrap& self, Call& call) {
 napi_value create(DeviceWrap& self, Call& call) {
   self.device->check_usable();
   return create_tensor(call, self.device);
+}
+
+// createHostTensor(dtype, shape, pinnedFor | undefined, allowUnpinned, threads)
+napi_value create_host(DeviceWrap& self, Call& call) {
+  self.device->check_usable();
+  napi_valuetype type = napi_undefined;
+  ok(call.env, napi_typeof(call.env, call.arguments[2], &type));
+  std::shared_ptr<Device> pinned_for;
+  if (type != napi_undefined) {
+    pinned_for = call.object<DeviceWrap>(2, "pinnedFor").device;
+    pinned_for->check_usable();
+  }
+  return create_host_tensor(call, self.device, std::move(pinned_for));
 }
 
 napi_value check_device(DeviceWrap& self, Call& call) {
@@ -100,8 +117,9 @@ void define_device(Bindings& b) {
   using D = DeviceWrap;
   define_class(b, Kind::device, "NativeDevice",
                {method_of<D, info>("info", b), method_of<D, memory>("memory", b), method_of<D, trim>("trim", b),
-                method_of<D, create_stream>("createStream", b), method_of<D, create_event>("createEvent", b),
-                method_of<D, create>("createTensor", b), method_of<D, check_device>("check", b),
+                method_of<D, create_stream>("createStream", b), method_of<D, create_transfer_stream>("createTransferStream", b),
+                method_of<D, create_event>("createEvent", b), method_of<D, create>("createTensor", b),
+                method_of<D, create_host>("createHostTensor", b), method_of<D, check_device>("check", b),
                 method_of<D, inject_fault>("injectFault", b), method_of<D, dispose>("dispose", b)});
 }
 

@@ -6,8 +6,8 @@
 #include <new>
 #include <utility>
 
+#include "any_stream.h"
 #include "failure.h"
-#include "stream.h"
 
 namespace kvasir::addon {
 
@@ -34,6 +34,13 @@ void Uses::request() {
 
 FlagCell::~FlagCell() {
   if (!poisoned_) slabs_.retire(address_, std::move(uses));
+}
+
+void FlagCell::raise(uint64_t value) {
+  const std::atomic_ref counter(*address_);
+  uint64_t seen = counter.load(std::memory_order_relaxed);
+  while (seen < value && !counter.compare_exchange_weak(seen, value, std::memory_order_release, std::memory_order_relaxed)) {
+  }
 }
 
 void FlagCell::poison() {

@@ -14,14 +14,14 @@
 
 namespace kvasir::addon {
 
+class AnyStream;
 class FlagCell;
-class Stream;
 
 // How far a stream got: its work is numbered, and the cell receives a number once everything up to it is done. Numbers are
 // written only on demand. Outlives its stream, whose end writes the last number.
 struct Fence {
   std::shared_ptr<FlagCell> cell;
-  Stream* stream = nullptr;        // null once disposed
+  AnyStream* stream = nullptr;     // null once disposed
   uint64_t written = 0;            // highest number whose write is enqueued; numbers count from the cell's value at the start
   bool owed = false;               // a write was asked for while the stream was recording
   std::atomic<uint64_t> known{0};  // highest number known from a callback
@@ -62,6 +62,8 @@ class FlagCell {
   uint64_t* address() const { return address_; }
   uint64_t value() const { return std::atomic_ref(*address_).load(std::memory_order_acquire); }
   void store(uint64_t value) { std::atomic_ref(*address_).store(value, std::memory_order_release); }
+  // The same, unless the value is higher already. From any thread.
+  void raise(uint64_t value);
   // Lets every waiter pass, because the writer is lost; the cell is never used again.
   void poison();
 

@@ -7,6 +7,7 @@
 
 #include "device.h"
 #include "failure.h"
+#include "host_memory.h"
 
 namespace kvasir::addon {
 
@@ -124,10 +125,17 @@ Storage::Storage(std::shared_ptr<Device> device, size_t bytes)
   device_->count_allocated(static_cast<int64_t>(bytes_));
 }
 
+Storage::Storage(std::shared_ptr<Device> device, std::shared_ptr<HostMemory> memory)
+    : device_(std::move(device)), bytes_(memory->bytes()), block_{memory->data(), bytes_}, host_memory_(std::move(memory)) {
+  host_memory_->used_by(uses);
+  device_->count_allocated(static_cast<int64_t>(bytes_));
+}
+
 Storage::~Storage() {
+  if (host_memory_ != nullptr) host_memory_->release(uses);
   if (device_->disposed()) return;  // the pool goes as a whole
   device_->count_allocated(-static_cast<int64_t>(bytes_));
-  device_->pool().give_back(block_, std::move(uses));
+  if (host_memory_ == nullptr) device_->pool().give_back(block_, std::move(uses));
 }
 
 }  // namespace kvasir::addon

@@ -14,6 +14,7 @@
 namespace kvasir::addon {
 
 class Device;
+class HostMemory;
 
 struct Block {
   void* data = nullptr;
@@ -52,6 +53,8 @@ class Pool {
 class Storage {
  public:
   Storage(std::shared_ptr<Device> device, size_t bytes);
+  // Over host memory of a CPU device, which it gives back in the end.
+  Storage(std::shared_ptr<Device> device, std::shared_ptr<HostMemory> memory);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -60,12 +63,14 @@ class Storage {
   char* data() const { return static_cast<char*>(block_.data); }
   size_t bytes() const { return bytes_; }
   size_t capacity() const { return block_.bytes; }
+  HostMemory* host_memory() const { return host_memory_.get(); }  // null: of the pool
   Uses uses;
 
  private:
   std::shared_ptr<Device> device_;
   size_t bytes_;
   Block block_;
+  std::shared_ptr<HostMemory> host_memory_;
 };
 
 }  // namespace kvasir::addon

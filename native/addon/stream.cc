@@ -19,7 +19,7 @@ class ReapJob : public Job {
     if (cell_->value() < number_ && !lost) return Step::waiting;
     device_->backend()->stream_destroy(handle_);
     if (cell_->value() < number_) cell_->store(number_);
-    device_->stream_closed();
+    device_->let_close();
     device_->environment().ending.fetch_sub(1);
     return Step::done;
   }
@@ -34,7 +34,7 @@ class ReapJob : public Job {
 
 }  // namespace
 
-Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)), backend_(device_->backend()) {
+Stream::Stream(std::shared_ptr<Device> device) : AnyStream(std::move(device)), backend_(device_->backend()) {
   device_->check_usable();
   device_->environment().let_endings_catch_up();
   fence_ = std::make_shared<Fence>();
@@ -44,7 +44,7 @@ Stream::Stream(std::shared_ptr<Device> device) : device_(std::move(device)), bac
   number_ = fence_->written = fence_->cell->value();
   fence_->stream = this;
   device_->add(this);
-  device_->stream_opened();
+  device_->hold_open();
 }
 
 void Stream::check_usable() {
@@ -100,11 +100,9 @@ void Stream::copy(const std::shared_ptr<Storage>& target, char* to, const std::s
   kvasir_error err{};
   if (target->device() == device_ && source->device() == device_) {
     check(backend_->copy(handle_, to, from, bytes, &err), err);
-  } else if (source->device() != device_) {
-    check_not_recording("A copy between devices");
+  } else if (source->device() != device_) {  // in a recording the backend wants pinned memory
     check(backend_->copy_in(handle_, to, from, bytes, 0, &err), err);
   } else {
-    check_not_recording("A copy between devices");
     check(backend_->copy_out(handle_, to, from, bytes, &err), err);
   }
   if (recording()) recording_->count_op();

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "any_stream.h"
 #include "device.h"
 #include "memory.h"
 #include "program.h"
@@ -14,16 +15,11 @@ namespace kvasir::addon {
 // Calls back from a thread of the backend; see stream_callback in the ABI.
 using Callback = void (*)(void* user, kvasir_status status, const char* text);
 
-class Stream {
+class Stream : public AnyStream {
  public:
   explicit Stream(std::shared_ptr<Device> device);
-  ~Stream() { dispose(); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
+  ~Stream() override { dispose(); }
 
-  const std::shared_ptr<Device>& device() const { return device_; }
-  const std::shared_ptr<Fence>& fence() const { return fence_; }
-  uint64_t number() const { return number_; }  // of the latest work
   bool recording() const { return recording_ != nullptr; }
 
   // Throws unless work can be enqueued.
@@ -56,19 +52,16 @@ class Stream {
   std::shared_ptr<Program> end_recording();
   void launch(const std::shared_ptr<Program>& program);
 
-  // Makes the fence's cell receive the number of the latest work; put off while recording.
-  void write_fence();
-  void dispose();
+  // Put off while recording.
+  void write_fence() override;
+  void dispose() override;
   bool disposed() const { return handle_ == nullptr; }
 
  private:
   void* scratch(size_t bytes);
 
-  std::shared_ptr<Device> device_;
   const kvasir_backend* backend_;
   kvasir_stream* handle_ = nullptr;
-  std::shared_ptr<Fence> fence_;
-  uint64_t number_ = 0;
   std::shared_ptr<Storage> scratch_;  // of work enqueued directly
   std::shared_ptr<Program> recording_;
   std::shared_ptr<Storage> recording_scratch_;  // a program's own, so that programs of one stream may run on several

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "../core/dtype.h"
+#include "host_memory.h"
 #include "wraps.h"
 
 namespace kvasir::addon {
@@ -59,6 +60,22 @@ napi_value dispose(TensorWrap& self, Call& call) {
   return call.undefined();
 }
 
+napi_value pinned(TensorWrap& self, Call& call) {
+  self.check_usable("The tensor");
+  return call.boolean(self.storage->host_memory() != nullptr && self.storage->host_memory()->pinned());
+}
+
+napi_value bytes_ready(TensorWrap& self, Call& call) {
+  self.check_usable("The tensor");
+  const HostMemory* memory = self.storage->host_memory();
+  return call.value(static_cast<double>(memory == nullptr ? self.storage->bytes() : memory->bytes_ready()));
+}
+
+napi_value abort_preparing(TensorWrap& self, Call& call) {
+  if (self.storage != nullptr && self.storage->host_memory() != nullptr) self.storage->host_memory()->abort();
+  return call.undefined();
+}
+
 napi_value dtype(TensorWrap& self, Call& call) { return call.value(self.view.dtype); }
 napi_value shape(TensorWrap& self, Call& call) { return array_of(call, self.view.shape, self.view.rank); }
 napi_value strides(TensorWrap& self, Call& call) { return array_of(call, self.view.stride, self.view.rank); }
@@ -99,8 +116,8 @@ void TensorWrap::check_usable(const char* name) const {
   if (storage == nullptr) throw Failure(kDisposed, std::string(name) + " was disposed.");
 }
 
-napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device) {
-  kvasir_tensor view{};
+// The dtype and shape of a new tensor, and the bytes that it takes.
+static size_t read_layout(Call& call, kvasir_tensor& view) {
   view.dtype = static_cast<int32_t>(call.integer(0, "dtype", KVASIR_F32, KVASIR_I8));
   read_shape(call, 1, view);
   int64_t elements = 1;
@@ -112,16 +129,41 @@ napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device) {
     }
   }
   const bool empty = std::find(view.shape, view.shape + view.rank, 0) != view.shape + view.rank;
-  auto storage = std::make_shared<Storage>(device, empty ? 0 : static_cast<size_t>(elements * dtype_bytes(view.dtype)));
+  return empty ? 0 : static_cast<size_t>(elements * dtype_bytes(view.dtype));
+}
+
+napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device) {
+  kvasir_tensor view{};
+  auto storage = std::make_shared<Storage>(device, read_layout(call, view));
   view.data = storage->data();
   return new_object(call.bindings, std::make_unique<TensorWrap>(call.bindings.shared_from_this(), std::move(storage), view));
+}
+
+napi_value create_host_tensor(Call& call, const std::shared_ptr<Device>& device, std::shared_ptr<Device> pinned_for) {
+  kvasir_tensor view{};
+  const size_t bytes = read_layout(call, view);
+  bool allow_unpinned = false;
+  if (napi_get_value_bool(call.env, call.arguments[3], &allow_unpinned) != napi_ok) call.wrong(3, "allowUnpinned", "boolean");
+  const int threads = static_cast<int>(call.integer(4, "threads", 1, 4096));
+  const auto memory = std::make_shared<HostMemory>(device, bytes, std::move(pinned_for), allow_unpinned);
+  auto storage = std::make_shared<Storage>(device, memory);
+  view.data = storage->data();
+  napi_value object = nullptr;
+  ok(call.env, napi_create_object(call.env, &object));
+  auto wrap = std::make_unique<TensorWrap>(call.bindings.shared_from_this(), std::move(storage), view);
+  ok(call.env, napi_set_named_property(call.env, object, "tensor", new_object(call.bindings, std::move(wrap))));
+  auto completion = std::make_unique<Completion>(call.bindings.completions);
+  ok(call.env, napi_set_named_property(call.env, object, "ready", call.bindings.completions.begin(device, nullptr, *completion)));
+  memory->prepare(std::move(completion), threads);
+  return object;
 }
 
 void define_tensor(Bindings& b) {
   define_class(b, Kind::tensor, "NativeTensor",
                {getter_of<TensorWrap, dtype>("dtype", b), getter_of<TensorWrap, shape>("shape", b),
                 getter_of<TensorWrap, strides>("strides", b), method_of<TensorWrap, view_of>("view", b),
-                method_of<TensorWrap, dispose>("dispose", b)});
+                method_of<TensorWrap, pinned>("pinned", b), method_of<TensorWrap, bytes_ready>("bytesReady", b),
+                method_of<TensorWrap, abort_preparing>("abortPreparing", b), method_of<TensorWrap, dispose>("dispose", b)});
 }
 
 }  // namespace kvasir::addon

@@ -24,6 +24,7 @@ struct Call {
   Bindings& bindings;
   size_t count;                 // given by the caller
   const napi_value* arguments;  // at least kMost; undefined where fewer were given
+  napi_value self = nullptr;    // the receiver of a method
 
   double number(size_t index, const char* name) const;
   int64_t integer(size_t index, const char* name, int64_t least, int64_t most) const;
@@ -73,7 +74,7 @@ napi_value method(napi_env env, napi_callback_info info) {
     Wrapped* wrapped = unwrap(bindings, self);
     if (wrapped == nullptr || wrapped->kind != T::kKind)
       throw Failure(kInvalidArgument, std::string("The receiver is not a ") + T::kName + ".");
-    Call call{env, bindings, count, arguments};
+    Call call{env, bindings, count, arguments, self};
     return body(static_cast<T&>(*wrapped), call);
   });
 }

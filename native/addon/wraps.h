@@ -1,4 +1,4 @@
-// The five JavaScript classes: lib/native.ts says what their methods mean.
+// The JavaScript classes: lib/native.ts says what their methods mean.
 #pragma once
 #include <memory>
 
@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "program.h"
 #include "stream.h"
+#include "transfer_stream.h"
 #include "wrap.h"
 
 namespace kvasir::addon {
@@ -24,6 +25,22 @@ struct StreamWrap : Wrapped {
   static constexpr char kName[] = "stream";
   StreamWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d) : Wrapped(kKind, std::move(b)), stream(std::move(d)) {}
   Stream stream;
+};
+
+struct TransferStreamWrap : Wrapped {
+  static constexpr Kind kKind = Kind::transfer_stream;
+  static constexpr char kName[] = "transfer stream";
+  TransferStreamWrap(std::shared_ptr<Bindings> b, std::shared_ptr<Device> d)
+      : Wrapped(kKind, std::move(b)), stream(std::move(d)) {}
+  TransferStream stream;
+};
+
+struct TransferWrap : Wrapped {
+  static constexpr Kind kKind = Kind::transfer;
+  static constexpr char kName[] = "transfer";
+  TransferWrap(std::shared_ptr<Bindings> b, std::shared_ptr<PageTransfer> t)
+      : Wrapped(kKind, std::move(b)), transfer(std::move(t)) {}
+  const std::shared_ptr<PageTransfer> transfer;
 };
 
 struct EventWrap : Wrapped {
@@ -57,11 +74,16 @@ struct TensorWrap : Wrapped {
 
 void define_device(Bindings& bindings);
 void define_stream(Bindings& bindings);
+void define_transfer_stream(Bindings& bindings);
 void define_tensor(Bindings& bindings);
 void define_event(Bindings& bindings);
 void define_program(Bindings& bindings);
+void define_slab(Bindings& bindings);
 
+napi_value create_slab(Call& call);
 napi_value create_tensor(Call& call, const std::shared_ptr<Device>& device);
+// { tensor, ready }: memory that is touched and page-locked off this thread; pinned_for may be null.
+napi_value create_host_tensor(Call& call, const std::shared_ptr<Device>& device, std::shared_ptr<Device> pinned_for);
 // Elements that a strided tensor spans, from its first to its last.
 int64_t span_of(const kvasir_tensor& view);
 

@@ -155,12 +155,16 @@ kvasir_status allocate(kvasir_device* device, size_t bytes, void** out, kvasir_e
 }
 
 void release(kvasir_device* device, void* address) {
-  const std::lock_guard lock(device->memory_lock);
-  const auto block = device->blocks.find(address);
-  if (block == device->blocks.end()) return;
-  unmap_memory(address, block->second);
-  device->allocated -= static_cast<int64_t>(block->second);
-  device->blocks.erase(block);
+  size_t bytes = 0;
+  {
+    const std::lock_guard lock(device->memory_lock);
+    const auto block = device->blocks.find(address);
+    if (block == device->blocks.end()) return;
+    bytes = block->second;
+    device->allocated -= static_cast<int64_t>(bytes);
+    device->blocks.erase(block);
+  }
+  unmap_memory(address, bytes);  // takes its time for gigabytes, so that nobody else waits for it
 }
 
 kvasir_status host_register(kvasir_device*, void*, size_t, kvasir_error*) { return KVASIR_OK; }
@@ -219,6 +223,17 @@ kvasir_status copy_in(kvasir_stream* stream, void* target, const void* source, s
 
 kvasir_status fill(kvasir_stream* stream, void* target, uint8_t value, size_t bytes, kvasir_error* err) {
   return submit(stream, err, FillCommand{target, bytes, value});
+}
+
+kvasir_status copy_pages(kvasir_stream* stream, const kvasir_page_copy* copy, kvasir_error* err) {
+  if (const kvasir_status status = refuse_in_recording(stream, "A copy of pages", err); status != KVASIR_OK) return status;
+  if (stream->device().lost()) return stream->device().status(err);
+  if (copy->count <= 0 || copy->bytes == 0) return KVASIR_OK;
+  return guarded(err, [&] {
+    const size_t slot_bytes = static_cast<size_t>(copy->count) * sizeof(int32_t);
+    stream->push(CopyPagesCommand{*copy}, copy->to_slots, slot_bytes, copy->from_slots, slot_bytes);
+    return KVASIR_OK;
+  });
 }
 
 // A lost device goes on passing flags, for the sake of those that wait for it.
@@ -307,6 +322,7 @@ const kvasir_backend* backend() {
       .copy_out = copy_host,
       .copy = copy,
       .fill = fill,
+      .copy_pages = copy_pages,
       .flag_write = flag_write,
       .flag_wait = flag_wait,
       .record_begin = record_begin,

@@ -12,7 +12,7 @@ namespace kvasir::cpu {
 
 using OpFunction = void (*)(Context&, const void* args);
 
-enum class CommandKind : uint32_t { op, copy, fill, flag_write, flag_wait, callback, launch, stamp };
+enum class CommandKind : uint32_t { op, copy, copy_pages, fill, flag_write, flag_wait, callback, launch, stamp };
 
 struct OpCommand {
   static constexpr CommandKind kind = CommandKind::op;
@@ -25,6 +25,10 @@ struct CopyCommand {
   void* target;
   const void* source;
   size_t bytes;
+};
+struct CopyPagesCommand {
+  static constexpr CommandKind kind = CommandKind::copy_pages;
+  kvasir_page_copy copy;  // the slots of both sides follow the command: to, then from
 };
 struct FillCommand {
   static constexpr CommandKind kind = CommandKind::fill;
@@ -61,14 +65,16 @@ struct StampCommand {
 class CommandList {
  public:
   template <class Command>
-  void push(const Command& command, const void* tail, size_t tail_bytes) {
+  void push(const Command& command, const void* tail, size_t tail_bytes, const void* more = nullptr, size_t more_bytes = 0) {
     static_assert(std::is_trivially_copyable_v<Command> && alignof(Command) <= kAlign);
     const size_t start = bytes_.size();
-    bytes_.resize(start + kHeader + round_up(sizeof command) + round_up(tail_bytes));
+    bytes_.resize(start + kHeader + round_up(sizeof command) + round_up(tail_bytes + more_bytes));
     const Header header{Command::kind, static_cast<uint32_t>(bytes_.size() - start)};
     std::memcpy(&bytes_[start], &header, sizeof header);
     std::memcpy(&bytes_[start + kHeader], &command, sizeof command);
-    if (tail_bytes != 0) std::memcpy(&bytes_[start + kHeader + round_up(sizeof command)], tail, tail_bytes);
+    std::byte* const end = &bytes_[start] + kHeader + round_up(sizeof command);
+    if (tail_bytes != 0) std::memcpy(end, tail, tail_bytes);
+    if (more_bytes != 0) std::memcpy(end + tail_bytes, more, more_bytes);
   }
 
   // Calls visit(kind, command) for every command, oldest first.
@@ -82,7 +88,7 @@ class CommandList {
     }
   }
 
-  // What was given as tail to the command's push.
+  // What was given as tail to the command's push, `more` right behind it.
   template <class Command>
   static const void* tail(const Command& command) {
     return reinterpret_cast<const std::byte*>(&command) + round_up(sizeof command);

@@ -70,13 +70,24 @@ double cgroup_cores() {
   return cores;
 }
 
+// File pages that the kernel drops first: counted as used, yet they make room.
+int64_t reclaimable(const std::string& dir, const char* key) {
+  std::ifstream file(dir + "/memory.stat");
+  std::string name;
+  for (int64_t bytes = 0; file >> name >> bytes;) {
+    if (name == key) return bytes;
+  }
+  return 0;
+}
+
 void cut_by_cgroup(const std::string& root, const std::string& path, const char* limit_file, const char* used_file,
-                   HostMemory& memory) {
+                   const char* reclaimable_key, HostMemory& memory) {
   each_cgroup(root, path, [&](const std::string& dir) {
     const int64_t limit = read_number(dir + limit_file), used = read_number(dir + used_file);
     if (limit <= 0 || limit >= memory.total_bytes || used < 0) return;
     memory.total_bytes = limit;
-    memory.free_bytes = std::min(memory.free_bytes, std::max<int64_t>(0, limit - used));
+    const int64_t room = limit - used + std::min(used, reclaimable(dir, reclaimable_key));
+    memory.free_bytes = std::min(memory.free_bytes, std::max<int64_t>(0, room));
   });
 }
 
@@ -105,8 +116,9 @@ HostMemory host_memory() {
     if (file >> kilobytes) memory.free_bytes = kilobytes * 1024;
     break;
   }
-  cut_by_cgroup("/sys/fs/cgroup", cgroup_path(""), "/memory.max", "/memory.current", memory);
-  cut_by_cgroup("/sys/fs/cgroup/memory", cgroup_path("memory"), "/memory.limit_in_bytes", "/memory.usage_in_bytes", memory);
+  cut_by_cgroup("/sys/fs/cgroup", cgroup_path(""), "/memory.max", "/memory.current", "inactive_file", memory);
+  cut_by_cgroup("/sys/fs/cgroup/memory", cgroup_path("memory"), "/memory.limit_in_bytes", "/memory.usage_in_bytes",
+                "total_inactive_file", memory);
 #endif
   return memory;
 }

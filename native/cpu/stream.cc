@@ -6,6 +6,7 @@
 #include <new>
 
 #include "host.h"
+#include "page_copy.h"
 
 using namespace kvasir::cpu;
 
@@ -117,6 +118,9 @@ void kvasir_stream::run(const CommandList& commands) {
         });
         break;
       }
+      case CommandKind::copy_pages:
+        if (!device_.lost()) copy_pages(device_.pool, *static_cast<const CopyPagesCommand*>(command));
+        break;
       case CommandKind::fill: {
         const auto& fill = *static_cast<const FillCommand*>(command);
         if (device_.lost()) break;

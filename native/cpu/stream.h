@@ -1,5 +1,6 @@
 // A CPU stream: one worker thread and an in-order queue of commands. A program is the same list of commands, kept and replayed by
-// one queue item. Calls come from one thread at a time (the addon's JavaScript thread); the worker is the only other party.
+// one queue item. Calls come from one thread at a time (the addon's JavaScript thread, or a transfer stream's own); the worker is
+// the only other party.
 #pragma once
 #include <array>
 #include <atomic>
@@ -35,14 +36,15 @@ struct kvasir_stream {
 
   // Appends a command, with the bytes that follow it, to the queue or to the program being recorded.
   template <class Command>
-  void push(const Command& command, const void* tail = nullptr, size_t tail_bytes = 0) {
+  void push(const Command& command, const void* tail = nullptr, size_t tail_bytes = 0, const void* more = nullptr,
+            size_t more_bytes = 0) {
     if (recording_ != nullptr) {
-      recording_->commands.push(command, tail, tail_bytes);
+      recording_->commands.push(command, tail, tail_bytes, more, more_bytes);
       return;
     }
     {
       const std::lock_guard lock(lock_);
-      pending_.push(command, tail, tail_bytes);
+      pending_.push(command, tail, tail_bytes, more, more_bytes);
     }
     wake();
   }

@@ -1,0 +1,110 @@
+/**
+ * Copies of pages between the device pool and the host pool, with their books: while a copy is under way its pages carry a mark, so that
+ * neither side is freed or evicted under it, whoever lets go of them meanwhile.
+ *
+ * A page counts as valid on the far side from the start of its copy: on the device because work there is held until the bytes arrive, on
+ * the host because nobody looks there before the mark is gone. What makes it stale under way (a write into it, a failure) takes that back.
+ */
+import type { Move, MoveOutcome, PageMover } from "./page_mover.js";
+import { MARK_IN, MARK_OUT, type PagePool } from "./page_pool.js";
+
+export interface MoveCounters {
+  /** Device to host and back. */
+  outBytes: number;
+  outPages: number;
+  inBytes: number;
+  inPages: number;
+  failures: number;
+}
+
+export class ArenaMoves {
+  readonly counters: MoveCounters = { outBytes: 0, outPages: 0, inBytes: 0, inPages: 0, failures: 0 };
+  readonly #pools: readonly PagePool[];
+  readonly #mover: PageMover;
+  /** Moves to the device that are under way, by page: whoever shares the page waits for the same move. */
+  readonly #incoming: Map<number, Move>[];
+  readonly #running: Set<Promise<unknown>> = new Set();
+
+  constructor(pools: readonly PagePool[], mover: PageMover) {
+    this.#pools = pools;
+    this.#mover = mover;
+    this.#incoming = pools.map(() => new Map());
+  }
+
+  /** Moves that are under way. */
+  get pending(): number {
+    return this.#running.size;
+  }
+
+  /** Resolves when one of the moves under way is over, or at once where there is none. */
+  async next(): Promise<void> {
+    if (this.#running.size > 0) await Promise.race(this.#running);
+  }
+
+  /** Resolves when no move is under way. */
+  async idle(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
+  }
+
+  /** Copies pages to the host slots that they have been given. Resolves with how it ended. */
+  out(group: number, pages: readonly number[]): Promise<MoveOutcome> {
+    const pool = this.#pools[group] as PagePool;
+    const epochs = pages.map((page) => pool.mark(page, MARK_OUT));
+    for (const page of pages) pool.setValid(page, 1, true);
+    const move = this.#mover.toHost(group, slotsOf(pool, pages, 0), slotsOf(pool, pages, 1));
+    return this.#follow(move, (outcome) => {
+      if (outcome === "done") {
+        this.counters.outBytes += move.bytes;
+        this.counters.outPages += pages.length;
+      }
+      pages.forEach((page, i) => {
+        if (outcome !== "done" && pool.epoch(page) === epochs[i]) pool.setValid(page, 1, false);
+        pool.unmark(page, MARK_OUT, epochs[i] as number);
+      });
+    });
+  }
+
+  /** Copies pages to the device slots that they have been given. */
+  in(group: number, pages: readonly number[]): { move: Move; over: Promise<MoveOutcome> } {
+    const pool = this.#pools[group] as PagePool;
+    const incoming = this.#incoming[group] as Map<number, Move>;
+    const epochs = pages.map((page) => pool.mark(page, MARK_IN));
+    const move = this.#mover.toDevice(group, slotsOf(pool, pages, 1), slotsOf(pool, pages, 0));
+    for (const page of pages) {
+      pool.setValid(page, 0, true);
+      incoming.set(page, move);
+    }
+    const over = this.#follow(move, (outcome) => {
+      if (outcome === "done") {
+        this.counters.inBytes += move.bytes;
+        this.counters.inPages += pages.length;
+      }
+      pages.forEach((page, i) => {
+        if (incoming.get(page) === move) incoming.delete(page);
+        if (outcome !== "done") pool.setValid(page, 0, false);
+        pool.unmark(page, MARK_IN, epochs[i] as number);
+      });
+    });
+    return { move, over };
+  }
+
+  /** The move that brings the page to the device now, if one does. */
+  incoming(group: number, page: number): Move | undefined {
+    return this.#incoming[group]?.get(page);
+  }
+
+  #follow(move: Move, end: (outcome: MoveOutcome) => void): Promise<MoveOutcome> {
+    const over = move.settled.then((outcome) => {
+      this.#running.delete(over);
+      if (outcome === "failed") this.counters.failures++;
+      end(outcome);
+      return outcome;
+    });
+    this.#running.add(over);
+    return over;
+  }
+}
+
+function slotsOf(pool: PagePool, pages: readonly number[], arena: number): Int32Array {
+  return Int32Array.from(pages, (page) => pool.slot(page, arena));
+}

@@ -1,0 +1,302 @@
+/**
+ * The tiers below a cache: device pool, host pool, disk, shared store. Sequences that do not run are suspended; their pages stay where
+ * they are until the room is needed, then go down tier by tier, and come back at the next resume. Sealed pages outlive their sequences
+ * and are found again by their tokens.
+ *
+ * Everything is safe to call at any time: what is in flight is marked, room is made by one caller at a time, and a sequence that is
+ * disposed meanwhile just lets go of its pages.
+ */
+import { KvasirError } from "../errors.js";
+import { pageKeys, pageKeysSync } from "../page_keys.js";
+import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
+import { ArenaMoves } from "./arena_moves.js";
+import { Evictor } from "./evictor.js";
+import { KeyedMoves } from "./keyed_moves.js";
+import type { KvCache } from "./kv_cache.js";
+import type { PageMover } from "./page_mover.js";
+import { claimPrefix, dropClaim } from "./prefix_claim.js";
+import { NONE, SEALED } from "./page_pool.js";
+import { Resuming } from "./resumption.js";
+import { SeenFilter } from "./seen_filter.js";
+import type { Sequence } from "./sequence.js";
+import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
+import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
+import { mostAtOnce } from "./token_log.js";
+import { Turn } from "./turn.js";
+
+export interface CacheTiersOptions {
+  cache: KvCache;
+  mover: PageMover;
+  /** Keyed tiers, the nearest first. */
+  drivers?: readonly TierDriver[] | undefined;
+  /** Whether unreferenced pages go to keyed tiers at their second use only; default true. */
+  admitAtSecondUse?: boolean | undefined;
+}
+
+/** Most pages of one call to a keyed tier while a sequence is written out. */
+const flushPages = 64;
+
+export class CacheTiers implements ContextStore {
+  readonly cache: KvCache;
+  readonly #moves: ArenaMoves;
+  readonly #keyed: KeyedMoves;
+  readonly #evictor: Evictor;
+  readonly #seen: SeenFilter;
+  /** Room is made, and what it was made for taken, by one at a time. */
+  readonly #turn: Turn = new Turn();
+  /** Whether pages can leave the device and come back. */
+  readonly hasTiers: boolean;
+  readonly #counts: TierCounts;
+
+  constructor(options: CacheTiersOptions) {
+    const { cache, mover, drivers = [] } = options;
+    this.cache = cache;
+    const pools = cache.groups.map(({ pool }) => pool);
+    this.#moves = new ArenaMoves(pools, mover);
+    this.#keyed = new KeyedMoves(pools, cache.pageSize, drivers, mover);
+    this.#seen = new SeenFilter(pools[0]?.numPages ?? 1);
+    const key = new Uint32Array(KEY_WORDS);
+    const admits = (group: number, page: number): boolean => {
+      if (options.admitAtSecondUse === false) return true;
+      pools[group]?.key(page, key, 0);
+      return this.#seen.isSeenTwice(key);
+    };
+    this.#evictor = new Evictor(pools, this.#moves, this.#keyed, admits);
+    this.#counts = {
+      prompts: 0,
+      promptTokens: 0,
+      adoptedTokens: 0,
+      foundTokens: [0, 0, ...drivers.map(() => 0)],
+      lostTokens: 0,
+    };
+    this.hasTiers = drivers.length > 0 || (pools[0]?.numArenas ?? 1) > 1;
+    cache.onSealed = (_group, keys, at) => this.#seen.note(keys, at);
+  }
+
+  /**
+   * Fills the empty sequence with the longest prefix of `tokens` that any tier holds, at most all but the last token. Resolves with how
+   * many tokens are in; compute that reads them is held until they are there.
+   * @throws ERR_KVASIR_INVALID_ARGUMENT for a sequence with tokens, ERR_KVASIR_DISPOSED, the signal's reason
+   */
+  async adopt(sequence: Sequence, tokens: Int32Array, options: { signal?: AbortSignal | undefined } = {}): Promise<number> {
+    const { cache } = this;
+    const row = cache.rowOf(sequence);
+    if (sequence.length > 0) {
+      throw new KvasirError(
+        "ERR_KVASIR_INVALID_ARGUMENT",
+        `sequence has ${sequence.length} tokens, expected an empty one to adopt into`,
+      );
+    }
+    const { signal } = options;
+    this.#counts.prompts++;
+    this.#counts.promptTokens += tokens.length;
+    const full = Math.floor(Math.max(0, tokens.length - 1) / cache.pageSize);
+    if (full === 0) return 0;
+    const log = cache.log(row);
+    const covered = tokens.slice(0, full * cache.pageSize);
+    // A short prompt is hashed in less time than it takes to ask another thread to do it.
+    const isShort = covered.length <= mostAtOnce;
+    const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
+    const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
+    if (sequence.disposed) {
+      dropClaim(claim, cache);
+      throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
+    }
+    cache.letGoElsewhere(claim.pages);
+    cache.adoptPages(row, claim.pages, covered, keys);
+    if (sequence.length === 0) {
+      cache.unsuspend(row);
+      cache.refreshSlots(row);
+      return 0;
+    }
+    for (let at = 0; at < sequence.length / cache.pageSize; at++) this.#seen.note(keys, at * KEY_WORDS);
+    const adopted = await this.#bringAdopted(sequence, signal);
+    this.#counts.adoptedTokens += adopted;
+    return adopted;
+  }
+
+  /** The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one. */
+  suspend(sequence: Sequence): void {
+    this.cache.suspend(this.cache.rowOf(sequence));
+  }
+
+  /** Device pages that resuming the sequence takes, in the group that lacks most. */
+  missingPages(sequence: Sequence): number {
+    const row = this.cache.rowOf(sequence);
+    return Math.max(
+      ...this.cache.groups.map(({ pool }, group) => {
+        const pages = this.cache.rowPages(group, row);
+        return pages.reduce((sum, page) => sum + (page !== NONE && pool.slot(page, 0) === NONE ? 1 : 0), 0);
+      }),
+    );
+  }
+
+  /** Bytes of the sequence's pages that only the device holds: what `swapOut` would have to copy. */
+  dirtyBytes(sequence: Sequence): number {
+    const row = this.cache.rowOf(sequence);
+    return this.cache.groups.reduce((sum, { pool, format }, group) => {
+      const isDirty = (page: number): boolean =>
+        pool.isValid(page, 0) && !(pool.numArenas > 1 && pool.isValid(page, 1)) && !this.#keyed.holds(group, page);
+      return sum + this.#pages(group, row).filter(isDirty).length * format.pageBytes;
+    }, 0);
+  }
+
+  /** Brings a suspended sequence back; see `Resumption`. A running one is ready at once. */
+  resume(sequence: Sequence, options: { signal?: AbortSignal | undefined } = {}): Resumption {
+    const before = sequence.length;
+    const resuming = new Resuming(this.cache, this.#moves, this.#keyed, this.#evictor, sequence);
+    const isSuspended = this.cache.isSuspended(this.cache.rowOf(sequence));
+    const enqueued = isSuspended ? this.#turn.take(() => resuming.start(options.signal)) : Promise.resolve();
+    const ready = enqueued.then(async () => {
+      this.#counts.lostTokens += before - sequence.length;
+      resuming.found.forEach((tokens, tier) => {
+        this.#counts.foundTokens[tier] = (this.#counts.foundTokens[tier] as number) + tokens;
+      });
+      return resuming.ready();
+    });
+    ready.catch(() => undefined); // a caller may look at `placed` alone
+    const placed = this.#isInArenas(sequence) ? enqueued : undefined;
+    enqueued.catch(() => undefined);
+    return { ready, placed, waitLayer: (_stream, layer) => resuming.hold(layer) };
+  }
+
+  /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */
+  async swapOut(sequence: Sequence): Promise<{ bytes: number }> {
+    this.suspend(sequence);
+    const { row } = sequence;
+    const before = this.#moves.counters.outBytes;
+    await this.#turn.take(async () => {
+      for (const [group] of this.cache.groups.entries()) {
+        if (sequence.disposed) return;
+        await this.#evictor.vacate(group, 0, this.#pages(group, row));
+      }
+    });
+    return { bytes: this.#moves.counters.outBytes - before };
+  }
+
+  /** Copies the sequence's sealed pages to the host pool, as far as free slots there go, so that leaving the device costs nothing later. */
+  async writeThrough(sequence: Sequence): Promise<void> {
+    const row = this.cache.rowOf(sequence);
+    await Promise.all(
+      this.cache.groups.map(async ({ pool }, group) => {
+        if (pool.numArenas === 1) return;
+        const isLacking = (page: number): boolean =>
+          pool.state(page) === SEALED && pool.marks(page) === 0 && pool.isValid(page, 0) && !pool.isValid(page, 1);
+        const pages = this.#pages(group, row).filter(isLacking).slice(0, pool.freeSlots(1));
+        for (const page of pages) if (pool.slot(page, 1) === NONE) pool.takeSlot(page, 1);
+        if (pages.length > 0) await this.#moves.out(group, pages);
+      }),
+    );
+  }
+
+  /** Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. */
+  async flush(sequence: Sequence, first = 0): Promise<void> {
+    await this.writeThrough(sequence);
+    const { row } = sequence;
+    for (const [group, { pool }] of this.cache.groups.entries()) {
+      const isWritable = (page: number): boolean =>
+        pool.state(page) === SEALED && pool.marks(page) === 0 && pool.isValid(page, this.#keyed.arena);
+      const pages = this.#pages(group, row).filter((page) => isWritable(page) && !this.#keyed.holds(group, page, first));
+      for (let at = 0; at < pages.length; at += flushPages) {
+        const some = pages.slice(at, at + flushPages).filter(isWritable);
+        if (some.length > 0) await this.#keyed.store(group, some, first);
+      }
+    }
+  }
+
+  /** Frees device pages until `pages` are free in every group, or no more can be. Resolves with how many are. */
+  async makeRoom(pages: number): Promise<number> {
+    return this.#turn.take(async () => {
+      let free = Number.POSITIVE_INFINITY;
+      for (const [group] of this.cache.groups.entries()) free = Math.min(free, await this.#evictor.makeRoom(group, 0, pages));
+      return free;
+    });
+  }
+
+  /** Device pages in all: of the layer group that has fewest. */
+  get devicePages(): number {
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.numSlots(0)));
+  }
+
+  /** Device pages that can be reserved right now. */
+  freePages(): number {
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.numFree));
+  }
+
+  noteTokens(sequence: Sequence, position: number, tokens: ArrayLike<number>): void {
+    this.cache.noteTokens(this.cache.rowOf(sequence), position, tokens);
+  }
+
+  /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */
+  availablePages(): number {
+    return Math.min(
+      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (this.hasTiers ? pool.evictable(0) : pool.reclaimable(0))),
+    );
+  }
+
+  /** These suspended sequences run next, the nearest first: theirs are the last pages to leave the device. */
+  lookAhead(sequences: readonly Sequence[]): void {
+    for (const sequence of [...sequences].reverse()) {
+      if (sequence.disposed) continue;
+      for (const [group, { pool }] of this.cache.groups.entries()) {
+        for (const page of this.#pages(group, sequence.row).reverse()) pool.touch(page);
+      }
+    }
+  }
+
+  /** Keeps the sequence's pages alive, in whatever tier, until disposed, also after the sequence is. */
+  pin(sequence: Sequence): Disposable {
+    return this.cache.pin(this.cache.rowOf(sequence));
+  }
+
+  /** Tokens that were needed back so far, by where they were found; "recompute": nowhere. */
+  hits(): HitTokens {
+    const { foundTokens, promptTokens, lostTokens, adoptedTokens } = this.stats();
+    return { ...foundTokens, recompute: promptTokens - adoptedTokens + lostTokens };
+  }
+
+  stats(): TiersStats {
+    return tierStats(this.cache, this.#counts, this.#moves.counters, this.#evictor.counters, this.#keyed.drivers);
+  }
+
+  /** Resolves when nothing is in flight. */
+  async idle(): Promise<void> {
+    await this.#turn.take(async () => {
+      await this.#moves.idle();
+      await this.#keyed.idle();
+    });
+  }
+
+  /** Ends the keyed tiers, after what is in flight. */
+  async close(): Promise<void> {
+    await this.idle();
+    for (const driver of this.#keyed.drivers) await driver.close();
+  }
+
+  /** A prefix that does not fit is not adopted: the tokens are read instead. */
+  async #bringAdopted(sequence: Sequence, signal: AbortSignal | undefined): Promise<number> {
+    try {
+      const resumption = this.resume(sequence, { signal });
+      await (resumption.placed ?? resumption.ready);
+      resumption.waitLayer(undefined, undefined);
+      return sequence.length;
+    } catch (error) {
+      if (sequence.disposed || signal?.aborted === true) throw error;
+      this.cache.cut(sequence.row, 0);
+      this.cache.unsuspend(sequence.row);
+      this.cache.refreshSlots(sequence.row);
+      return 0;
+    }
+  }
+
+  /** Whether nothing of the sequence has to be asked of a keyed tier, which may have lost it. */
+  #isInArenas(sequence: Sequence): boolean {
+    return this.cache.groups.every(({ pool }, group) =>
+      this.#pages(group, sequence.row).every((page) => pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1))),
+    );
+  }
+
+  #pages(group: number, row: number): number[] {
+    return [...this.cache.rowPages(group, row)].filter((page) => page !== NONE);
+  }
+}

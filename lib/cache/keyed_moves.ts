@@ -1,0 +1,180 @@
+/**
+ * Stores and loads of pages in keyed tiers (disk, shared store), with their books. Nothing here throws for a page: a store that fails
+ * leaves the page where it is, a load that fails leaves it absent, and both are counted.
+ *
+ * Sealed pages go under the key of their tokens. A page that is not sealed belongs to one sequence; it goes under a random key that only
+ * this process knows.
+ */
+import { randomFillSync } from "node:crypto";
+import type { PageMover } from "./page_mover.js";
+import { MARK_LOAD, MARK_STORE, type PagePool } from "./page_pool.js";
+import { KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
+
+/** Bits of a page that tell which keyed tiers are thought to hold it, in the order of the drivers. */
+export const tierBit = (driver: number): number => 1 << driver;
+
+interface PrivateKey {
+  epoch: number;
+  key: Uint32Array;
+  /** Bits of the tiers that hold the page; the pool keeps them for sealed pages only. */
+  tiers: number;
+}
+
+export class KeyedMoves {
+  readonly drivers: readonly TierDriver[];
+  readonly #pools: readonly PagePool[];
+  readonly #pageSize: number;
+  readonly #mover: PageMover;
+  readonly #privateKeys: Map<number, PrivateKey>[];
+  readonly #running: Set<Promise<unknown>> = new Set();
+
+  constructor(pools: readonly PagePool[], pageSize: number, drivers: readonly TierDriver[], mover: PageMover) {
+    this.#pools = pools;
+    this.#pageSize = pageSize;
+    this.drivers = drivers;
+    this.#mover = mover;
+    this.#privateKeys = pools.map(() => new Map());
+  }
+
+  /** The arena whose slots keyed tiers read and write: the host pool where there is one. */
+  get arena(): number {
+    return (this.#pools[0] as PagePool).numArenas - 1;
+  }
+
+  async idle(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
+  }
+
+  /** Whether a keyed tier, from `first` on, is thought to hold the page. */
+  holds(group: number, page: number, first = 0): boolean {
+    return this.drivers.some((_, driver) => driver >= first && this.#isHeld(group, page, driver));
+  }
+
+  /** The first keyed tier that is thought to hold the page, or -1. */
+  firstHolder(group: number, page: number): number {
+    return this.drivers.findIndex((_, driver) => this.#isHeld(group, page, driver));
+  }
+
+  /**
+   * Writes pages to the first tier that takes them, beginning with `first`. Their slots in the lowest arena are valid. Resolves with
+   * whether each is held by a tier afterwards.
+   */
+  store(group: number, pages: readonly number[], first = 0): Promise<boolean[]> {
+    return this.#track(this.#store(group, pages, first));
+  }
+
+  /** Brings pages from the tiers that hold them into the slots of the lowest arena that they have been given. Resolves with which came. */
+  load(group: number, pages: readonly number[]): Promise<boolean[]> {
+    return this.#track(this.#load(group, pages));
+  }
+
+  /** Has the tiers forget a page that only this process could ask for. */
+  forgetPrivate(group: number, page: number): void {
+    const keys = this.#privateKeys[group] as Map<number, PrivateKey>;
+    const known = keys.get(page);
+    if (known === undefined) return;
+    keys.delete(page);
+    // A key that nobody knows any more is evicted in time.
+    for (const driver of this.drivers) driver.remove(group, known.key).catch(() => undefined);
+  }
+
+  async #store(group: number, pages: readonly number[], first: number): Promise<boolean[]> {
+    const pool = this.#pools[group] as PagePool;
+    const epochs = pages.map((page) => pool.mark(page, MARK_STORE));
+    if (this.arena === 0) await this.#mover.quiet();
+    const held = pages.map(() => false);
+    for (let driver = first; driver < this.drivers.length; driver++) {
+      const left = pages.flatMap((_, i) => (held[i] ? [] : [i]));
+      if (left.length === 0) break;
+      const some = left.map((i) => pages[i] as number);
+      const statuses = await (this.drivers[driver] as TierDriver).store(this.#batch(group, some));
+      left.forEach((i, at) => {
+        const status = statuses[at];
+        if (status !== STORED && status !== PRESENT) return;
+        held[i] = true;
+        this.#setHeld(group, pages[i] as number, driver, true);
+      });
+    }
+    pages.forEach((page, i) => {
+      pool.unmark(page, MARK_STORE, epochs[i] as number);
+    });
+    return held;
+  }
+
+  async #load(group: number, pages: readonly number[]): Promise<boolean[]> {
+    const pool = this.#pools[group] as PagePool;
+    const epochs = pages.map((page) => pool.mark(page, MARK_LOAD));
+    if (this.arena === 0) await this.#mover.quiet();
+    const come = pages.map(() => false);
+    for (let driver = 0; driver < this.drivers.length; driver++) {
+      const asked = pages.flatMap((page, i) => (!come[i] && this.#isHeld(group, page, driver) ? [i] : []));
+      if (asked.length === 0) continue;
+      const some = asked.map((i) => pages[i] as number);
+      const statuses = await (this.drivers[driver] as TierDriver).load(this.#batch(group, some));
+      asked.forEach((i, at) => {
+        come[i] = statuses[at] === LOADED;
+        if (!come[i]) this.#setHeld(group, pages[i] as number, driver, false);
+      });
+    }
+    pages.forEach((page, i) => {
+      if (come[i]) pool.setValid(page, this.arena, true);
+      pool.unmark(page, MARK_LOAD, epochs[i] as number);
+    });
+    return come;
+  }
+
+  #batch(group: number, pages: readonly number[]): PageBatch {
+    const pool = this.#pools[group] as PagePool;
+    const batch: PageBatch = {
+      group,
+      keys: new Uint32Array(pages.length * KEY_WORDS),
+      parents: new Uint32Array(pages.length * KEY_WORDS),
+      tokens: new Int32Array(pages.length * this.#pageSize).fill(-1),
+      slots: Int32Array.from(pages, (page) => pool.slot(page, this.arena)),
+    };
+    pages.forEach((page, i) => {
+      if (!pool.isSealed(page)) {
+        batch.keys.set(this.#privateKey(group, page).key, i * KEY_WORDS);
+        return;
+      }
+      pool.key(page, batch.keys, i * KEY_WORDS);
+      pool.parentKey(page, batch.parents, i * KEY_WORDS);
+      batch.tokens.set(pool.tokensOf(page), i * this.#pageSize);
+    });
+    return batch;
+  }
+
+  #isHeld(group: number, page: number, driver: number): boolean {
+    const pool = this.#pools[group] as PagePool;
+    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(driver));
+    const known = this.#privateKeys[group]?.get(page);
+    return known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(driver)) !== 0;
+  }
+
+  #setHeld(group: number, page: number, driver: number, isHeld: boolean): void {
+    const pool = this.#pools[group] as PagePool;
+    if (pool.isSealed(page)) {
+      pool.setTier(page, tierBit(driver), isHeld);
+      return;
+    }
+    const known = this.#privateKey(group, page);
+    known.tiers = isHeld ? known.tiers | tierBit(driver) : known.tiers & ~tierBit(driver);
+  }
+
+  /** What is known of a page that is not sealed; a record of an earlier page of that id is replaced. */
+  #privateKey(group: number, page: number): PrivateKey {
+    const keys = this.#privateKeys[group] as Map<number, PrivateKey>;
+    const epoch = (this.#pools[group] as PagePool).epoch(page);
+    const known = keys.get(page);
+    if (known?.epoch === epoch) return known;
+    const fresh = { epoch, key: randomFillSync(new Uint32Array(KEY_WORDS)), tiers: 0 };
+    keys.set(page, fresh);
+    return fresh;
+  }
+
+  #track<T>(work: Promise<T>): Promise<T> {
+    const over = work.finally(() => this.#running.delete(over));
+    this.#running.add(over);
+    return over;
+  }
+}

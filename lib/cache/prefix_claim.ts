@@ -1,0 +1,119 @@
+/**
+ * Finding what is cached of a prompt: the longest chain of sealed pages in the pools, then its continuation in the keyed tiers. A claim
+ * refers to its pages from the moment they are found, so that none of them can go before they are used.
+ */
+import type { KvCache } from "./kv_cache.js";
+import { type KeyedMoves, tierBit } from "./keyed_moves.js";
+import { NONE, type PagePool } from "./page_pool.js";
+import { KEY_WORDS } from "./tier_driver.js";
+
+export interface Claim {
+  /** Pages of each group, equally many; one reference each is the claim's. */
+  pages: number[][];
+}
+
+/** Claims the longest prefix that every group has. `tokens` are those of the full pages that `keys` stand for. */
+export async function claimPrefix(
+  cache: KvCache,
+  keyed: KeyedMoves,
+  root: Uint32Array,
+  keys: Uint32Array,
+  tokens: Int32Array,
+  signal?: AbortSignal,
+): Promise<Claim> {
+  const pools = cache.groups.map(({ pool }) => pool);
+  const held = pools.map((pool) => [...pool.match(keys, root, tokens)]);
+  pools.forEach((pool, group) => {
+    for (const page of held[group] as number[]) pool.retain(page, false);
+  });
+  cache.holdElsewhere(held);
+  const claim: Claim = { pages: held };
+  cut(claim, pools);
+  try {
+    await extend(claim, pools, keyed, root, keys, tokens, signal);
+  } catch (error) {
+    dropClaim(claim, cache);
+    throw error;
+  }
+  return claim;
+}
+
+/** Lets go of everything claimed. */
+export function dropClaim(claim: Claim, cache: KvCache): void {
+  cache.letGoElsewhere(claim.pages);
+  claim.pages.forEach((pages, group) => {
+    for (const page of pages.splice(0).reverse()) cache.groups[group]?.pool.release(page, false);
+  });
+}
+
+/** Shortens the groups' chains to the shortest. */
+function cut(claim: Claim, pools: readonly PagePool[]): void {
+  const shared = Math.min(...claim.pages.map(({ length }) => length));
+  claim.pages.forEach((pages, group) => {
+    for (const page of pages.splice(shared).reverse()) pools[group]?.release(page, false);
+  });
+}
+
+/** Adds pages that only keyed tiers hold: known by their keys, with no bytes here yet. */
+async function extend(
+  claim: Claim,
+  pools: readonly PagePool[],
+  keyed: KeyedMoves,
+  root: Uint32Array,
+  keys: Uint32Array,
+  tokens: Int32Array,
+  signal?: AbortSignal,
+): Promise<void> {
+  const from = (claim.pages[0] as number[]).length;
+  const left = keys.slice(from * KEY_WORDS);
+  if (left.length === 0 || keyed.drivers.length === 0) return;
+  const tiers = await Promise.all(pools.map((_, group) => tiersHolding(keyed, group, left, signal)));
+  const pageSize = tokens.length / (keys.length / KEY_WORDS);
+  for (let i = 0; i < left.length / KEY_WORDS; i++) {
+    if (tiers.some((bits) => bits[i] === 0)) break;
+    // Another sequence may have brought or made the page while the tiers were asked.
+    const isAdded = pools.every((pool, group) => {
+      const parent = from + i === 0 ? NONE : (claim.pages[group]?.[from + i - 1] as number);
+      const place = { at: (from + i) * KEY_WORDS, from: (from + i) * pageSize, parent };
+      const known = pool.find(keys, place.at, parent, root, tokens, place.from);
+      if (known !== NONE) pool.retain(known, false);
+      const page = known !== NONE ? known : announce(pool, place, root, keys, tokens);
+      if (page === NONE) return false;
+      keyed.drivers.forEach((_, driver) => {
+        if (((tiers[group]?.[i] as number) & tierBit(driver)) !== 0) pool.setTier(page, tierBit(driver), true);
+      });
+      (claim.pages[group] as number[]).push(page);
+      return true;
+    });
+    if (!isAdded) break;
+  }
+  cut(claim, pools);
+}
+
+/** A page under its key before its bytes are here; NONE where no page is free, or the key stands for other tokens. */
+function announce(
+  pool: PagePool,
+  place: { at: number; from: number; parent: number },
+  root: Uint32Array,
+  keys: Uint32Array,
+  tokens: Int32Array,
+): number {
+  if (pool.numFreePages === 0) return NONE;
+  const page = pool.create();
+  pool.unuse(page);
+  if (pool.seal(page, keys, place.at, place.parent, root, tokens, place.from) === page) return page;
+  pool.release(page, false);
+  return NONE;
+}
+
+/** Bits of the tiers that seem to hold each key. */
+async function tiersHolding(keyed: KeyedMoves, group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
+  const bits = new Uint8Array(keys.length / KEY_WORDS);
+  const answers = await Promise.all(keyed.drivers.map((driver) => driver.lookup(group, keys, signal)));
+  answers.forEach((held, driver) => {
+    held.forEach((isHeld, i) => {
+      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(driver);
+    });
+  });
+  return bits;
+}

@@ -1,0 +1,189 @@
+/**
+ * Bringing a suspended sequence back to the device: pages that only keyed tiers hold are loaded into the lowest arena, then all that the
+ * device lacks is copied up in bands of layers. What cannot be had ends the sequence there: it is cut to the tokens before.
+ */
+import { KvasirError } from "../errors.js";
+import type { ArenaMoves } from "./arena_moves.js";
+import type { Evictor } from "./evictor.js";
+import type { KeyedMoves } from "./keyed_moves.js";
+import type { KvCache } from "./kv_cache.js";
+import type { Move } from "./page_mover.js";
+import { MARK_LOAD, NONE, type PagePool } from "./page_pool.js";
+import type { Sequence } from "./sequence.js";
+
+export interface Resumed {
+  /** Tokens that the sequence still has: fewer than before where a page was lost. */
+  tokens: number;
+  /** Bytes that were copied to the device. */
+  bytes: number;
+}
+
+/** What a resume goes through; `start` resolves when everything is enqueued. */
+export class Resuming {
+  readonly #cache: KvCache;
+  readonly #moves: ArenaMoves;
+  readonly #keyed: KeyedMoves;
+  readonly #evictor: Evictor;
+  readonly #sequence: Sequence;
+  /** Copies to the device, ours and those of others that share pages with us. */
+  readonly #coming: Set<Move> = new Set();
+  readonly #over: Promise<unknown>[] = [];
+  #bytes = 0;
+  /** Tokens by where their pages were at the start: device pool, host pool, keyed tiers; the first group's. */
+  readonly found: number[];
+
+  constructor(cache: KvCache, moves: ArenaMoves, keyed: KeyedMoves, evictor: Evictor, sequence: Sequence) {
+    this.#cache = cache;
+    this.#moves = moves;
+    this.#keyed = keyed;
+    this.#evictor = evictor;
+    this.#sequence = sequence;
+    this.found = [0, 0, ...keyed.drivers.map(() => 0)];
+  }
+
+  /**
+   * Enqueues all copies. Afterwards the sequence runs again; work that reads its pages is held by `hold`.
+   * @throws ERR_KVASIR_OUT_OF_PAGES, and then the sequence is suspended as before; the signal's reason likewise
+   */
+  async start(signal?: AbortSignal): Promise<void> {
+    const { row } = this.#sequence;
+    this.#cache.unsuspend(row);
+    this.#countFound();
+    try {
+      const groups = this.#cache.groups.map((_, group) => group);
+      for (const group of groups) await this.#load(group, signal);
+      this.#cutLost();
+      for (const group of groups) this.#forgetPrivate(group);
+      for (const group of groups) await this.#lift(group, signal);
+      signal?.throwIfAborted();
+    } catch (error) {
+      if (!this.#sequence.disposed) this.#cache.suspend(row);
+      throw error;
+    }
+    this.#cache.refreshSlots(row);
+  }
+
+  /** Holds the compute stream's coming work until the pages are there, as far as `layer` needs them. */
+  hold(layer?: number): void {
+    for (const move of this.#coming) move.hold(layer);
+  }
+
+  /** Resolves when all copies are over. @throws ERR_KVASIR_DEVICE_LOST where one failed */
+  async ready(): Promise<Resumed> {
+    const outcomes = await Promise.all([...this.#coming].map(({ done }) => done));
+    const bad = outcomes.find((outcome) => outcome !== "done");
+    if (bad !== undefined) {
+      throw new KvasirError(
+        "ERR_KVASIR_DEVICE_LOST",
+        `Pages did not come to the device: the copy ended as ${bad}; start the sequence anew`,
+      );
+    }
+    await Promise.all(this.#over);
+    return { tokens: this.#sequence.length, bytes: this.#bytes };
+  }
+
+  #countFound(): void {
+    const { pool } = this.#group(0);
+    for (const page of this.#pages(0)) {
+      const arena = pool.isValid(page, 0) ? 0 : pool.numArenas > 1 && pool.isValid(page, 1) ? 1 : undefined;
+      const place = arena ?? 2 + this.#keyed.firstHolder(0, page);
+      if (place >= 2 && this.#keyed.firstHolder(0, page) < 0) continue;
+      this.found[place] = (this.found[place] as number) + this.#cache.pageSize;
+    }
+  }
+
+  /** Pages that lie in no arena come from keyed tiers, as many at a time as there is room for. */
+  async #load(group: number, signal?: AbortSignal): Promise<void> {
+    const { pool } = this.#group(group);
+    const arena = this.#keyed.arena;
+    for (;;) {
+      this.#check(signal);
+      const pages = this.#pages(group);
+      const absent = pages.filter((page) => !isHere(pool, page));
+      if (absent.some((page) => (pool.marks(page) & MARK_LOAD) !== 0)) {
+        await this.#keyed.idle(); // another sequence is loading it
+        continue;
+      }
+      const wanted = absent.filter((page) => this.#keyed.holds(group, page));
+      if (wanted.length === 0) return;
+      const room = await this.#evictor.makeRoom(group, arena, wanted.length);
+      this.#check(signal);
+      if (room === 0) throw outOfPages(wanted.length, 0, pool.numSlots(arena));
+      const some = wanted.filter((page) => !isHere(pool, page) && pool.marks(page) === 0).slice(0, room);
+      for (const page of some) pool.takeSlot(page, arena);
+      const came = await this.#keyed.load(group, some);
+      some.forEach((page, i) => {
+        if (!came[i] && pool.slot(page, arena) !== NONE && !pool.isValid(page, arena)) pool.dropSlot(page, arena);
+      });
+      if (arena === 1 && some.length < wanted.length) await this.#lift(group, signal); // room for the next ones
+    }
+  }
+
+  /** Copies of unsealed pages in keyed tiers are stale as soon as the sequence goes on. */
+  #forgetPrivate(group: number): void {
+    const { pool } = this.#group(group);
+    for (const page of this.#pages(group)) if (!pool.isSealed(page)) this.#keyed.forgetPrivate(group, page);
+  }
+
+  /** Cuts the sequence before the first page that is nowhere. */
+  #cutLost(): void {
+    const { row } = this.#sequence;
+    let tokens = this.#sequence.length;
+    this.#cache.groups.forEach(({ pool }, group) => {
+      const pages = this.#cache.rowPages(group, row);
+      const lost = pages.findIndex((page) => page !== NONE && !isHere(pool, page));
+      if (lost >= 0) tokens = Math.min(tokens, lost * this.#cache.pageSize);
+    });
+    if (tokens < this.#sequence.length) this.#cache.cut(row, tokens);
+  }
+
+  /** Copies what is only in the host pool to the device. */
+  async #lift(group: number, signal?: AbortSignal): Promise<void> {
+    const { pool } = this.#group(group);
+    if (pool.numArenas === 1) return;
+    for (const page of this.#pages(group)) this.#join(group, page);
+    const absent = (): number[] => this.#pages(group).filter((page) => pool.slot(page, 0) === NONE && pool.isValid(page, 1));
+    const need = absent().length;
+    if (need === 0) return;
+    const room = await this.#evictor.makeRoom(group, 0, need);
+    this.#check(signal);
+    const pages = absent();
+    if (room < pages.length) throw outOfPages(pages.length, room, pool.numSlots(0));
+    for (const page of this.#pages(group)) this.#join(group, page);
+    if (pages.length === 0) return;
+    for (const page of pages) pool.takeSlot(page, 0);
+    const { move, over } = this.#moves.in(group, pages);
+    this.#coming.add(move);
+    this.#over.push(over);
+    this.#bytes += move.bytes;
+  }
+
+  #join(group: number, page: number): void {
+    const move = this.#moves.incoming(group, page);
+    if (move !== undefined) this.#coming.add(move);
+  }
+
+  #pages(group: number): number[] {
+    return [...this.#cache.rowPages(group, this.#sequence.row)].filter((page) => page !== NONE);
+  }
+
+  #check(signal?: AbortSignal): void {
+    signal?.throwIfAborted();
+    if (this.#sequence.disposed) throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while it was brought back");
+  }
+
+  #group(group: number): KvCache["groups"][number] {
+    return this.#cache.groups[group] as KvCache["groups"][number];
+  }
+}
+
+function isHere(pool: PagePool, page: number): boolean {
+  return pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1));
+}
+
+function outOfPages(need: number, free: number, slots: number): KvasirError {
+  return new KvasirError(
+    "ERR_KVASIR_OUT_OF_PAGES",
+    `Need ${need} ${need === 1 ? "page" : "pages"} but only ${free} of ${slots} can be freed; suspend or dispose a sequence, or raise the pool`,
+  );
+}

@@ -1,0 +1,55 @@
+/** The rows of a cache's tables: one for each live sequence, with what is known of it beside its pages. Rows are reused. */
+import type { TokenLog } from "./token_log.js";
+
+/** Its pages are on the device, and its slots say where. */
+export const RUNNING = 0;
+/** Its pages may be anywhere, and its slots are stale. */
+export const SUSPENDED = 1;
+/** Its pages are kept on the device, or on their way there; its slots are stale. */
+export const RETURNING = 2;
+
+export class Rows {
+  /** Tokens whose keys and values are in the row's pages, -1 for a free row. */
+  lengths: Int32Array = new Int32Array(0);
+  /** Leading pages that are sealed. */
+  sealed: Int32Array = new Int32Array(0);
+  /** RUNNING, SUSPENDED or RETURNING. */
+  states: Uint8Array = new Uint8Array(0);
+  readonly logs: (TokenLog | undefined)[] = [];
+  readonly #free: number[] = [];
+
+  /** A row of no tokens; `grow` is told first where there must be more rows. */
+  take(log: TokenLog, grow: (rows: number) => void): number {
+    let row = this.#free.pop();
+    if (row === undefined) {
+      row = this.lengths.length;
+      const rows = Math.max(16, 2 * row);
+      grow(rows);
+      this.lengths = extended(this.lengths, new Int32Array(rows).fill(-1));
+      this.sealed = extended(this.sealed, new Int32Array(rows));
+      this.states = extended(this.states, new Uint8Array(rows));
+      for (let free = rows - 1; free > row; free--) this.#free.push(free);
+    }
+    this.lengths[row] = 0;
+    this.sealed[row] = 0;
+    this.states[row] = RUNNING;
+    this.logs[row] = log;
+    return row;
+  }
+
+  /** Whether the row's references keep its pages on the device. */
+  isUsing(row: number): boolean {
+    return this.states[row] !== SUSPENDED;
+  }
+
+  give(row: number): void {
+    this.lengths[row] = -1;
+    this.logs[row] = undefined;
+    this.#free.push(row);
+  }
+}
+
+function extended<T extends Int32Array | Uint8Array>(old: T, grown: T): T {
+  grown.set(old);
+  return grown;
+}

@@ -1,0 +1,248 @@
+/**
+ * A cache with tiers over a machine of plain arrays, beside an oracle: a sequence is the text of its tokens. The world carries out
+ * operations on both and complains where they differ; it never moves the machine on by itself.
+ */
+import { CacheTiers } from "../../lib/cache/cache_tiers.js";
+import { priority } from "../../lib/cache/eviction_priority.js";
+import { evictionPolicy, type PolicyName } from "../../lib/cache/eviction_policies.js";
+import { KvCache } from "../../lib/cache/kv_cache.js";
+import type { LayerGroup } from "../../lib/cache/page_format.js";
+import { NONE } from "../../lib/cache/page_pool.js";
+import type { Sequence } from "../../lib/cache/sequence.js";
+import { ArrayMover, LaggingStore } from "./array_mover.js";
+import { BLANK, beginning, inGroup, POISON, Text } from "./content.js";
+import { Machine, PageMemory } from "./machine.js";
+import { MemoryTier } from "./memory_tier.js";
+
+export interface WorldConfig {
+  /** Layer groups: one, or a second one that sees a window. */
+  groups: 1 | 2;
+  devicePages: number;
+  /** 0: the device pool is all the memory that there is. */
+  hostPages: number;
+  farPages: number;
+  /** Capacity of the keyed tiers; 0: none. */
+  disk: number;
+  remote: number;
+  policy: PolicyName;
+  admitAtSecondUse: boolean;
+  /** Whether copies and keyed tiers fail now and then. */
+  faults: boolean;
+  /** A deliberate mistake, to see that it is found. */
+  sabotage?: "no-out-mark" | "no-hold" | undefined;
+}
+
+export const pageSize = 16;
+export const window = 20;
+export const salts = 3;
+
+/** Whether the pages of a resumption came: open until it is told. */
+export interface Doubt {
+  state: "open" | "came" | "lost";
+}
+
+export interface Entry {
+  readonly id: number;
+  readonly sequence: Sequence;
+  readonly text: Text;
+  /** "away" while it is suspended or nobody has said yet that it is back; "broken" once its pages did not come. */
+  state: "running" | "away" | "broken";
+  /** A call that gives it pages is under way. */
+  isBusy: boolean;
+  /** The tokens that it is being filled with. */
+  adopting: Int32Array | undefined;
+  /** Tokens that the cache was told of; one more than there are where the next one is decided. */
+  noted: number;
+  ahead: number | undefined;
+  doubts: Doubt[];
+  /** It read what a failed copy left. */
+  isPoisoned: boolean;
+}
+
+/** What a pin keeps: the tokens of sealed pages. */
+export interface Pin {
+  handle: Disposable;
+  text: Text;
+  sealed: number;
+}
+
+const bytesOf = (salt: number): Uint32Array => Uint32Array.of(salt, 7, 11, 13);
+
+export class World {
+  readonly config: WorldConfig;
+  readonly tiers: MemoryTier[];
+  machine!: Machine;
+  mover!: ArrayMover;
+  store!: LaggingStore;
+  cache!: KvCache;
+  manager!: CacheTiers;
+  device: PageMemory[] = [];
+  host: PageMemory[] = [];
+  entries: Entry[] = [];
+  pins: Pin[] = [];
+  controllers: AbortController[] = [];
+  /** Names of calls that have not ended. */
+  readonly pending: Set<{ name: string }> = new Set();
+  failure: string | undefined;
+  /** What is being done, for complaints. */
+  at = "";
+  now = 0;
+  /** Copies that were made to fail or to be late. */
+  moveFaults = 0;
+  #generation = 0;
+  #nextId = 0;
+  readonly #ends: Map<string, number> = new Map();
+
+  constructor(config: WorldConfig) {
+    this.config = config;
+    for (let salt = 0; salt < salts; salt++) this.#ends.set(`0:${salt}:7:11:13`, beginning(salt));
+    const kinds = [["disk", config.disk] as const, ["remote", config.remote] as const];
+    this.tiers = kinds
+      .filter(([, capacity]) => capacity > 0)
+      .map(([name, capacity]) => new MemoryTier(name, capacity, this.#ends));
+    for (const tier of this.tiers) tier.complain = (what) => this.fail(what);
+    this.start();
+  }
+
+  get layerGroups(): LayerGroup[] {
+    const all: LayerGroup[] = [
+      { layers: [0, 2], numKvHeads: 2, headDim: 8, dtype: "f32" },
+      { layers: [1], numKvHeads: 1, headDim: 16, dtype: "bf16", window },
+    ];
+    return all.slice(0, this.config.groups);
+  }
+
+  /** Whether nothing can be lost: no faults, and a keyed tier that takes everything. */
+  get isAmple(): boolean {
+    return !this.config.faults && this.tiers.some(({ capacity }) => capacity >= 1e6);
+  }
+
+  /** A new cache over the same keyed tiers; whatever was under way is forgotten. */
+  start(): void {
+    this.#generation++;
+    const { config } = this;
+    this.pending.clear();
+    this.entries = [];
+    this.pins = [];
+    this.controllers = [];
+    this.machine = new Machine();
+    const memories = (slots: number): PageMemory[] => this.layerGroups.map(() => new PageMemory(slots, pageSize, BLANK));
+    this.device = memories(config.devicePages);
+    this.host = config.hostPages > 0 ? memories(config.hostPages) : [];
+    for (const tier of this.tiers) {
+      tier.crash();
+      tier.memories = config.hostPages > 0 ? this.host : this.device;
+    }
+    this.mover = new ArrayMover(this.machine, this.device, this.host);
+    this.store = new LaggingStore(this.machine, this.device);
+    const policy = config.policy === "priority" ? priority({ now: () => this.now }) : evictionPolicy(config.policy);
+    const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
+    const options = { groups: this.layerGroups, pageSize, maxPages, hostPages, farPages, policies: [policy, policy] };
+    this.cache = new KvCache(options, this.store);
+    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers: this.tiers, admitAtSecondUse });
+  }
+
+  fail(what: string): void {
+    this.failure ??= `${what} (in ${this.at})`;
+  }
+
+  /** Follows a call to its end. Whatever is thrown must be told by `allows`. */
+  track<T>(name: string, promise: Promise<T>, ok: (value: T) => void, refused: (error: unknown) => boolean): void {
+    const generation = this.#generation;
+    const call = { name: `${name} of ${this.at}` };
+    this.pending.add(call);
+    const end = (act: () => void): void => {
+      if (generation !== this.#generation) return;
+      this.pending.delete(call);
+      try {
+        act();
+      } catch (error) {
+        this.fail(`${name}: ${String((error as Error).stack)}`);
+      }
+    };
+    promise.then(
+      (value) => end(() => ok(value)),
+      (error: unknown) =>
+        end(() => {
+          if (!refused(error)) this.fail(`${name} threw ${String((error as Error).stack ?? error)}`);
+        }),
+    );
+  }
+
+  open(salt: number): Entry {
+    return this.enter(this.cache.createSequence(bytesOf(salt)), new Text(salt), "running");
+  }
+
+  enter(sequence: Sequence, text: Text, state: Entry["state"]): Entry {
+    const id = this.#nextId++;
+    const base = { isBusy: false, adopting: undefined, noted: 0, ahead: undefined, doubts: [], isPoisoned: false };
+    const entry: Entry = { id, sequence, text, state, ...base };
+    this.entries.push(entry);
+    return entry;
+  }
+
+  leave(entry: Entry): void {
+    entry.sequence.dispose();
+    const index = this.entries.indexOf(entry);
+    if (index >= 0) this.entries.splice(index, 1);
+  }
+
+  /** The entry that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
+  pick(number: number): Entry | undefined {
+    const entry = this.entries[number % Math.max(1, this.entries.length)];
+    if (entry?.state !== "broken") return entry;
+    this.leave(entry);
+    return undefined;
+  }
+
+  /** Has the compute stream read all that a next token of the entry sees. Returns whether that was poison, once it is read. */
+  read(entry: Entry): { isPoison: boolean } {
+    const { cache, store, machine } = this;
+    const { text, sequence } = entry;
+    const result = { isPoison: false };
+    if (text.length === 0) return result;
+    cache.flush();
+    for (const [group, { table }] of cache.groups.entries()) {
+      const from = group === 0 ? 0 : Math.max(0, text.length - (window - 1));
+      const firstPage = Math.floor(from / pageSize);
+      const pages = Math.ceil(text.length / pageSize);
+      const start = table.rowStart(sequence.row);
+      if (table.pages(sequence.row).subarray(firstPage, pages).includes(NONE)) {
+        this.fail(`sequence ${entry.id} of ${text.length} tokens has a hole in group ${group}`);
+        return result;
+      }
+      const slots = (store.tables[group] as Int32Array).slice(start + firstPage, start + pages);
+      const expected = text.hashes.slice(from, text.length);
+      const { at } = this;
+      machine.compute(() => this.#compare(entry, group, slots, from - firstPage * pageSize, expected, at, result));
+    }
+    return result;
+  }
+
+  #compare(
+    entry: Entry,
+    group: number,
+    slots: Int32Array,
+    skip: number,
+    expected: Int32Array,
+    at: string,
+    result: { isPoison: boolean },
+  ): void {
+    const { words } = this.device[group] as PageMemory;
+    for (let i = 0; i < expected.length; i++) {
+      const place = i + skip;
+      const slot = slots[place >> 4] as number;
+      const word = words[slot * pageSize + (place & (pageSize - 1))];
+      if (word === inGroup(expected[i] as number, group)) continue;
+      if (word === POISON) {
+        entry.isPoisoned = true;
+        result.isPoison = true;
+        return;
+      }
+      this.fail(
+        `sequence ${entry.id} reads ${word} for token ${i} of ${expected.length} in slot ${slot} of group ${group}, expected ${inGroup(expected[i] as number, group)}; asked in ${at}`,
+      );
+      return;
+    }
+  }
+}
