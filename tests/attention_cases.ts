@@ -110,7 +110,22 @@ const decodeFactors: typeof factors = [
   [0, 16, 64, 256].map((pageSize) => ({ pageSize })),
 ];
 
+/** The grid of batch invariance: a causal request whose last queries are cut in chunks, around the borders where backends cut sums. */
+const chunkFactors: typeof factors = [
+  [1, 2, 63, 500, 959, 960, 961, 1919, 1920, 1921, 2881, 4095, 4096, 4097, 5760, 8193, 12_289, 20_000].map((sk) => ({
+    sk,
+    sq: Math.min(sk, 520),
+  })),
+  (["f32", "f16", "bf16"] as const).map((dtype) => ({ dtype })),
+  [64, 80, 96, 128, 192, 256].map((headDim) => ({ headDim })),
+  [{}, { windowLeft: 50 }, { windowLeft: 3000 }],
+  [1, 4, 7].map((group) => ({ group, kvHeads: group === 4 ? 2 : 1 })),
+  [0, 16, 64].map((pageSize) => ({ pageSize })),
+  [{}, { sink: "random" }, { softCap: 20, qScale: 8 }, { logWeight: "key" }, { rotary: 1 }],
+];
+
 export const pairwiseCases = (): AttentionCase[] => pairwise(factors);
+export const pairwiseChunkCases = (): AttentionCase[] => pairwise(chunkFactors).map((c) => ({ ...c, causal: true }));
 export const pairwiseDecodeCases = (): AttentionCase[] => pairwise(decodeFactors);
 
 /**
