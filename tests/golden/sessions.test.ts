@@ -1,4 +1,6 @@
 /** Sessions on the bundled model, more of them than its cache holds: everyone gets the tokens of an uncontended run, and nothing is left over. */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   type Device,
@@ -99,14 +101,17 @@ eachBackend((device) => {
     });
 
     test("get the tokens of an uncontended run where pages run out again and again", async () => {
-      const of = plans(ids, 8, 60);
-      // The largest conversation takes 26 pages: 2 of 8 fit, and grow until they do not.
-      using small = await exactModel(device, 44);
+      const of = plans(ids, 6, 40).map((plan) => ({ ...plan, text: plan.text.slice(0, 40) }));
+      // Each starts with 4 or 5 pages and ends with about 9; the cache's other sequence leaves 14.
+      using small = await exactModel(device, 33);
+      using other = small.createSequence();
+      other.reserve(19 * pageSize);
       const { answers, stats } = await withScheduler(
         small,
         { growthPages: 0, watermark: 0, prefillTokens: 64 },
         async (scheduler) => {
           const answers = await Promise.all(of.map((plan, i) => converse(scheduler.open(), plan, i)));
+          other.dispose();
           return { answers, stats: scheduler.stats() };
         },
       );
@@ -116,7 +121,7 @@ eachBackend((device) => {
     });
 
     test("get the tokens of an uncontended run in batches whose members and kinds change", async () => {
-      const of = plans(ids, 12, 40);
+      const of = plans(ids, 8, 24);
       const { answers, stats } = await withScheduler(large, { prefillTokens: 48 }, async (scheduler) => {
         const answers = await Promise.all(of.map((plan, i) => converse(scheduler.open(), plan, 7 * (i % 5))));
         return { answers, stats: scheduler.stats() };
@@ -225,6 +230,20 @@ eachBackend((device) => {
         await expectRejection("ERR_KVASIR_DISPOSED", [/Session was closed before its answer ended/], answer.result);
         expectError("ERR_KVASIR_DISPOSED", [/Session was closed/], () => session.ask([1]));
       });
+    });
+  });
+
+  describe("the example of forty sessions", () => {
+    test("in small gives everyone the answers of a run alone, and says what it took", () => {
+      const script = fileURLToPath(new URL("../../examples/forty_sessions.mjs", import.meta.url));
+      const size = ["--sessions", "6", "--tokens", "320", "--held", "2", "--questions", "1", "--think", "100", "--page", "16"];
+      const run = spawnSync(process.execPath, [script, ...size, "--device", device.backend, "--json"], { encoding: "utf8" });
+      expect(run.stderr).toBe("");
+      const result = JSON.parse(run.stdout) as Record<string, number> & { hitRates: Record<string, number> };
+      expect(result).toMatchObject({ sessions: 6, questions: 12, same: 12, right: result.rightAlone });
+      expect(result.right).toBeGreaterThanOrEqual(10);
+      expect(result.mostPreemptions).toBeLessThanOrEqual(4);
+      expect(Object.values(result.hitRates).reduce((sum, rate) => sum + rate, 0)).toBeCloseTo(1, 9);
     });
   });
 
