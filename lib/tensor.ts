@@ -153,7 +153,8 @@ export class Tensor implements Disposable {
 
   /**
    * Copies all elements of `source`, of the same dtype and shape, in stream order. Between a CPU and a CUDA device it runs on a stream of
-   * the CUDA one, by default its own; an event there tells the CPU's streams when the copy is there.
+   * the CUDA one, by default its own; an event there tells the CPU's streams when the copy is there. Inside a program the host memory of
+   * such a copy must be pinned (`allocateHostTensor`).
    * @throws ERR_KVASIR_SHAPE, ERR_KVASIR_DTYPE, ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_UNSUPPORTED, ERR_KVASIR_DISPOSED
    */
   copyFrom(source: Tensor, options?: StreamOption): void {

@@ -31,6 +31,7 @@ export function eachBackend(suite: (device: Device) => void): void {
   onBackend("cuda", suite);
 }
 
-function isRequired(backend: Backend): boolean {
-  return (process.env.KVASIR_REQUIRE ?? "").split(",").includes(backend);
+/** Whether KVASIR_REQUIRE, a list such as "cuda,redis", names what a test needs. */
+export function isRequired(what: string): boolean {
+  return (process.env.KVASIR_REQUIRE ?? "").split(",").some((name) => name.trim() === what);
 }

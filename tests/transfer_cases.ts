@@ -384,6 +384,41 @@ function ends(bed: Bed): void {
     for (const transfer of transfers) expect(await transfer.done).toBe("done");
   });
 
+  test("memory goes to nobody else while a transfer is still to read or write it", async () => {
+    using scratch = bed.device.zeros("f32", [1024, 4096]);
+    using gate = bed.device.createEvent();
+    using stream = bed.device.createTransferStream();
+    using computes = bed.device.createStream();
+    const source = bed.device.empty("u8", [slots, pageBytes]);
+    const target = bed.device.empty("u8", [slots, pageBytes]);
+    using host = await hostTensor(bed, slots, pageBytes);
+    using back = await hostTensor(bed, slots, pageBytes);
+    source.fill(1);
+    host.fill(2);
+    await Promise.all([bed.device.stream.finished(), bed.host.stream.finished()]);
+    slow(computes, scratch, 100);
+    computes.record(gate);
+    stream.wait(gate);
+    stream.copyPages({ to: back, toSlots: everything, from: source, fromSlots: everything });
+    const late = stream.copyPages({ to: target, toSlots: everything, from: host, fromSlots: everything });
+    source.dispose();
+    target.dispose();
+    // Of the same size: the pool would hand out the same memory if it were free.
+    using first = bed.device.empty("u8", [slots, pageBytes]);
+    using second = bed.device.empty("u8", [slots, pageBytes]);
+    first.fill(3);
+    second.fill(3);
+    expect(await late.done).toBe("done");
+    await bed.device.stream.finished();
+    for (const [tensor, byte] of [
+      [back, 1],
+      [first, 3],
+      [second, 3],
+    ] as const) {
+      expect(((await tensor.read()) as Uint8Array).findIndex((value) => value !== byte)).toBe(-1);
+    }
+  });
+
   test("a transfer stream that was never used goes", () => {
     for (let i = 0; i < 100; i++) bed.device.createTransferStream().dispose();
   });

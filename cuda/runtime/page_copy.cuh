@@ -21,9 +21,9 @@ namespace kvasir::cuda {
 struct PageCopyShape {
   char* to;
   const char* from;
-  uint64_t to_stride, from_stride;  // bytes
-  uint32_t pieces;                  // of a page
-  uint32_t units;                   // pieces of all pages
+  uint64_t to_stride, from_stride;   // bytes
+  uint32_t pieces;                   // of a page
+  uint32_t units;                    // pieces of all pages
   uint32_t piece_bytes, last_bytes;  // the last piece of a page may be shorter
 };
 

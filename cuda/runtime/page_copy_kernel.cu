@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "page_copy.cuh"
 
@@ -10,7 +11,7 @@ namespace kvasir::cuda {
 namespace {
 
 constexpr PageKernelTuning kTuning{8, 96 << 10, 8 << 10};
-constexpr int kLag = 2;               // stores that may still read the ring while loads run ahead
+constexpr int kLag = 2;  // stores that may still read the ring while loads run ahead
 constexpr int kVectorThreads = 512, kVectorUnroll = 8;
 constexpr uint32_t kVectorPiece = 4096;  // of a warp: kVectorUnroll vectors a lane
 
@@ -40,6 +41,26 @@ PageCopyShape shape_of(const kvasir_page_copy& copy, int32_t pages, uint32_t pie
   return shape;
 }
 
+// Ahead of what else runs: its few CTAs take the next multiprocessors that come free, rather than wait behind a large grid.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_first(void (*kernel)(Parameters...), uint32_t ctas, int threads, int shared, cudaStream_t stream,
+                         Arguments&&... arguments) {
+  int least = 0, greatest = 0;
+  const cudaError_t result = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+  if (result != cudaSuccess) return result;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributePriority;
+  attribute.val.priority = greatest;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(ctas);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 template <class Launch>
 cudaError_t launch_bulk(cudaStream_t stream, const Launch& launch) {
   const auto kernel = bulk_page_copy_kernel<kLag, Launch>;
@@ -47,16 +68,14 @@ cudaError_t launch_bulk(cudaStream_t stream, const Launch& launch) {
   const int shared = stages * static_cast<int>(launch.shape.piece_bytes);
   const cudaError_t result = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kTuning.ring_bytes);
   if (result != cudaSuccess) return result;
-  kernel<<<std::min<uint32_t>(kTuning.ctas, launch.shape.units), 32, shared, stream>>>(launch, stages);
-  return cudaGetLastError();
+  return launch_first(kernel, std::min<uint32_t>(kTuning.ctas, launch.shape.units), 32, shared, stream, launch, stages);
 }
 
 template <class Vector, class Launch>
 cudaError_t launch_vector(cudaStream_t stream, const Launch& launch) {
   const uint32_t most = (launch.shape.units + kVectorThreads / 32 - 1) / (kVectorThreads / 32);
-  vector_page_copy_kernel<Vector, kVectorUnroll>
-      <<<std::min<uint32_t>(2 * kTuning.ctas, most), kVectorThreads, 0, stream>>>(launch);
-  return cudaGetLastError();
+  return launch_first(vector_page_copy_kernel<Vector, kVectorUnroll, Launch>, std::min<uint32_t>(2 * kTuning.ctas, most),
+                      kVectorThreads, 0, stream, launch);
 }
 
 template <class Launch>

@@ -163,9 +163,10 @@ export class CacheTiers implements ContextStore {
       });
       return resuming.ready();
     });
-    enqueued.catch(() => undefined); // told by `ready` too; a caller may look at either
-    ready.catch(() => undefined);
-    return { enqueued, ready, hold: (layer) => resuming.hold(layer) };
+    ready.catch(() => undefined); // a caller may look at `placed` alone
+    const placed = this.#isInArenas(sequence) ? enqueued : undefined;
+    enqueued.catch(() => undefined);
+    return { ready, placed, waitLayer: (_stream, layer) => resuming.hold(layer) };
   }
 
   /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */
@@ -306,6 +307,13 @@ export class CacheTiers implements ContextStore {
     } finally {
       all.delete(resuming);
     }
+  }
+
+  /** Whether nothing of the sequence has to be asked of a keyed tier, which may have lost it. */
+  #isInArenas(sequence: Sequence): boolean {
+    return this.cache.groups.every(({ pool }, group) =>
+      this.#pages(group, sequence.row).every((page) => pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1))),
+    );
   }
 
   #pages(group: number, row: number): number[] {

@@ -2,6 +2,7 @@
  * Where the pages of sequences are while they do not run, seen from a scheduler: it says which sequences run, which rest and which come
  * next; a store moves their pages between the device and what lies below it. `DeviceOnlyStore` is the store of a cache with nothing below.
  */
+import type { Stream } from "../stream.js";
 import type { KvCache } from "./kv_cache.js";
 import type { Sequence } from "./sequence.js";
 
@@ -10,13 +11,16 @@ export interface Resumption {
   /**
    * Resolves when all pages are there, with the tokens that the sequence holds and the bytes that moved. Where a page was lost or damaged
    * the sequence was truncated before it, and is to be read again from there.
-   * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), and then it is suspended as before; the signal's reason
+   * @throws ERR_KVASIR_OUT_OF_PAGES (rejection), or the signal's reason, and then it is suspended as before
    */
-  readonly ready: Promise<{ tokens: number; bytes: number }>;
-  /** Resolves when the copies are enqueued: the sequence runs from then on, with work that `hold` holds back. Rejects as `ready`. */
-  readonly enqueued: Promise<void>;
-  /** Holds what the cache's stream gets from now on until the pages are there, as far as `layer` (absent: any) needs them. */
-  hold(layer?: number): void;
+  ready: Promise<{ tokens: number; bytes: number }>;
+  /**
+   * Present where all pages were in memory: resolves when every page has its place on the device, so that a pass can be enqueued under the
+   * copy, with `waitLayer` before each layer. Should room have been short before its turn came, the sequence may be shorter all the same.
+   */
+  placed?: Promise<void> | undefined;
+  /** Makes `stream`, the cache's own where absent, wait for the pages of `layer` only, or where that is absent of all layers. */
+  waitLayer(stream?: Stream, layer?: number): void;
 }
 
 /** Tokens that a sequence needed back, counted by the tier where they were found; "recompute" counts those found nowhere. */
@@ -32,15 +36,21 @@ export interface ContextStore {
   freePages(): number;
   /** Free device pages, and those that `makeRoom` can free at once without copying: of the layer group that has fewest. */
   availablePages(): number;
-  /** Evicts and demotes until `pages` device pages are free; resolves with how many are free then, maybe fewer. */
+  /**
+   * Evicts and demotes until `pages` device pages are free, copies under way that free pages included; resolves with how many are free then,
+   * maybe fewer.
+   */
   makeRoom(pages: number): Promise<number>;
   /**
    * Fills the empty sequence with the longest prefix of `tokens` that is found and worth loading; resolves with its length in tokens, all
    * of them on the device.
    */
   adopt(sequence: Sequence, tokens: Int32Array, options?: { signal?: AbortSignal | undefined }): Promise<number>;
-  /** Says what was appended to the sequence, in order, once the host knows it: full pages can then be sealed and found again. */
-  noteTokens(sequence: Sequence, position: number, tokens: ArrayLike<number>): void;
+  /**
+   * Says which tokens the sequence holds from `from` on, once the host knows them: full pages can then be sealed and found again. What was
+   * said of later positions is void; nothing before `from` is left out, save what `adopt` brought.
+   */
+  noteTokens(sequence: Sequence, from: number, tokens: ArrayLike<number>): void;
   /** The sequence does not run for now: its pages may leave the device when room is needed. */
   suspend(sequence: Sequence): void;
   /** Pages that `resume` would have to bring to the device, of the layer group that needs most. */
@@ -101,7 +111,7 @@ export class DeviceOnlyStore implements ContextStore {
 
   resume(sequence: Sequence): Resumption {
     this.#resumedTokens += sequence.length;
-    return { ready: Promise.resolve({ tokens: sequence.length, bytes: 0 }), enqueued: Promise.resolve(), hold: () => undefined };
+    return { ready: Promise.resolve({ tokens: sequence.length, bytes: 0 }), waitLayer: () => undefined };
   }
 
   async swapOut(): Promise<{ bytes: number }> {

@@ -4,10 +4,11 @@
  */
 import { KvasirError } from "../errors.js";
 import { checkInteger, checkOptions, describe } from "../options.js";
-import { type SlabDescription, type SlabFaults, SlabFile, type SlabStats, checkPool } from "../slab_file.js";
-import { Tensor } from "../tensor.js";
+import { type SlabDescription, type SlabFaults, SlabFile, type SlabStats } from "../slab_file.js";
+import type { Tensor } from "../tensor.js";
 import { FAILED, KEY_WORDS, type PageBatch, type TierDriver } from "./tier_driver.js";
 import { type TierIdentity, checkIdentity, differences, fingerprint, identityText, parseIdentity } from "./tier_identity.js";
+import { checkPools } from "./tier_pools.js";
 
 export interface DiskTierOptions {
   /** The file; it is made where there is none, in a folder that exists. One cache at a time has it open. */
@@ -131,23 +132,6 @@ export class DiskTier implements TierDriver {
 }
 
 const allFailed = ({ keys }: PageBatch): Uint8Array => new Uint8Array(keys.length / KEY_WORDS).fill(FAILED);
-
-function checkPools(pools: readonly Tensor[], identity: TierIdentity): void {
-  const { groups } = identity;
-  if (!Array.isArray(pools) || pools.length !== groups.length) {
-    const found = Array.isArray(pools) ? `an array of ${pools.length}` : describe(pools);
-    throw new KvasirError(
-      "ERR_KVASIR_INVALID_ARGUMENT",
-      `pools is ${found}, expected a tensor for each of ${groups.length} groups`,
-    );
-  }
-  for (const [index, { pageBytes }] of groups.entries()) {
-    const pool = pools[index];
-    if (!(pool instanceof Tensor))
-      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `pools[${index}] is ${describe(pool)}, expected a Tensor`);
-    checkPool(`pools[${index}]`, pool, pageBytes);
-  }
-}
 
 /** The place of a value among those that are known. */
 function checkOneOf(name: string, value: string, known: readonly string[]): number {

@@ -121,11 +121,10 @@ export class EvictionOrder {
     }
   }
 
-  /** All listed pages, those set aside first. */
-  *pages(): Generator<number> {
+  /** Pages set aside. */
+  *heldPages(): Generator<number> {
     yield* this.#lists.pages(this.#barred);
     yield* this.#lists.pages(this.#movable);
-    yield* this.policy.pages();
   }
 
   #add(pageClass: number, difference: number): void {

@@ -86,12 +86,17 @@ function orderProblems(pool: PoolState): string[] {
   const listed = new Int32Array(pool.numPages).fill(NONE);
   pool.orders.forEach((order, arena) => {
     const counts = new Int32Array(4);
-    for (const page of order.pages()) {
+    const list = (page: number, isHeld: boolean): void => {
       if (listed[page] !== NONE) found.push(`I4: page ${page} is listed twice for eviction`);
       listed[page] = arena;
-      const pageClass = classOf(pool.flags[page] as number);
+      const flags = pool.flags[page] as number;
+      const pageClass = classOf(flags);
       counts[pageClass] = (counts[pageClass] as number) + 1;
-    }
+      if (isHeld !== ((flags & heldBit) !== 0))
+        found.push(`I4: page ${page} is${isHeld ? "" : " not"} set aside, its flags differ`);
+    };
+    for (const page of order.heldPages()) list(page, true);
+    for (const page of order.policy.pages()) list(page, false);
     counts.forEach((count, pageClass) => {
       if (count !== order.count(pageClass))
         found.push(

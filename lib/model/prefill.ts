@@ -43,7 +43,7 @@ export async function prefill(
 ): Promise<Tensor> {
   const { cache, device, config } = transformer.parts;
   for (const { tokens } of items) checkTokens(tokens, config.vocabSize);
-  for (const { enqueued } of options.resumptions ?? []) await enqueued;
+  for (const { placed, ready } of options.resumptions ?? []) await (placed ?? ready);
   options.signal?.throwIfAborted();
   cache.reserve(
     items.map(({ sequence }) => cache.rowOf(sequence)),
@@ -112,7 +112,7 @@ function runPass(
   using logits = ends > 0 ? last.slice(first, first + ends) : undefined;
   enqueuePass(transformer, stream, parts, logits, {
     beforeLayer: (layer) => {
-      for (const resumption of resumptions ?? []) resumption.hold(layer);
+      for (const resumption of resumptions ?? []) resumption.waitLayer(stream, layer);
     },
     onLogits:
       onLogits === undefined

@@ -21,7 +21,7 @@ export interface TierOptions {
   /** A slab file that outlives the process. */
   disk?: Pick<DiskTierOptions, "path" | "maxBytes" | "engine" | "onMismatch" | "sync"> | undefined;
   /** A Redis or Valkey server that several processes share. */
-  remote?: Omit<RemoteTierOptions, "identity" | "pools" | "pageSize"> | undefined;
+  remote?: Omit<RemoteTierOptions, "identity" | "pools"> | undefined;
   /** Whether pages that nobody refers to go to disk or store only at their second use; default true. */
   admitAtSecondUse?: boolean | undefined;
   /** What tells the weights apart in stores that outlive the process; default a digest of the checkpoint. */
@@ -97,8 +97,7 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     }
     const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages };
     if (options.disk !== undefined) drivers.push(await openDiskTier({ ...options.disk, ...common }));
-    if (options.remote !== undefined)
-      drivers.push(await openRemoteTier({ ...options.remote, ...common, pageSize: cache.pageSize }));
+    if (options.remote !== undefined) drivers.push(await openRemoteTier({ ...options.remote, ...common }));
   } catch (error) {
     await free();
     throw error;

@@ -1,5 +1,6 @@
 /** Puts an iteration together: a pass over tokens that are to be read, and a step of everyone who decodes. */
 import type { Pass, Piece } from "./engine.js";
+import type { Stream } from "../stream.js";
 import { type Floor, promisedPages } from "./floor.js";
 import type { Request, SessionState } from "./request.js";
 
@@ -86,7 +87,7 @@ export class Batcher {
       iteration.readTokens += count;
     }
     if (pieces.length === 0) return;
-    iteration.pass = engine.pass(pieces);
+    iteration.pass = engine.pass(pieces, waitingFor(readers));
     iteration.pass.tokens.catch(() => undefined); // awaited when the iteration settles
     readers.forEach((request, i) => {
       this.#hasRead(request, pieces[i]?.sampling !== undefined, iteration);
@@ -95,6 +96,7 @@ export class Batcher {
 
   #hasRead(request: Request, hasFirst: boolean, iteration: Iteration): void {
     const { session, wish } = request;
+    request.waitLayer = undefined; // the pass has waited
     session.computed = Math.max(session.computed, session.sequence.length);
     this.note(session);
     request.sink.onRead(session.sequence.length);
@@ -156,4 +158,13 @@ export class Batcher {
     }
     this.#members.set(request.member, request);
   }
+}
+
+/** Lets a pass wait, layer by layer, for the pages of those whose copies are under way. */
+function waitingFor(readers: readonly Request[]): ((stream: Stream, layer: number) => void) | undefined {
+  const waits = readers.flatMap(({ waitLayer }) => (waitLayer === undefined ? [] : [waitLayer]));
+  if (waits.length === 0) return undefined;
+  return (stream, layer) => {
+    for (const wait of waits) wait(stream, layer);
+  };
 }

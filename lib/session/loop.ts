@@ -41,7 +41,9 @@ export class Loop {
       cost,
       tally,
       clock: options.clock,
+      isIdle: () => this.#flight.length === 0,
       wake: () => this.wake(),
+      cancel: (request, reason) => this.cancel(request, reason),
       fail: (error) => this.#fail(error),
     });
     this.floor = { engine, store, options, cost, tally, residency, sessions: this.sessions, unfinished: this.#unfinished };
@@ -129,11 +131,14 @@ export class Loop {
     const { options, residency, tally } = this.floor;
     const begun = options.clock();
     const isCopying = residency.transfers > 0;
-    await new Promise<void>((resolve) => {
-      if (this.#hasNews) setImmediate(resolve);
-      else this.#sleeper = resolve;
-    });
-    this.#sleeper = undefined;
+    if (!this.#hasNews) {
+      await new Promise<void>((resolve) => {
+        this.#sleeper = resolve;
+      });
+      this.#sleeper = undefined;
+    }
+    // Whatever woke it, others get their turn before it looks again.
+    await new Promise(setImmediate);
     if (isCopying) tally.copyWaitSeconds += (options.clock() - begun) / 1000;
   }
 

@@ -31,8 +31,9 @@ export interface Running extends Candidate {
 
 /** One that waits for pages or for its turn. */
 export interface Waiting extends Candidate {
-  /** Device pages that it takes to go on. */
+  /** Device pages that it takes to go on, and those that it still has. */
   readonly need: number;
+  readonly held: number;
   readonly growth: number;
   /** False while results or copies of its earlier time on the device are under way. */
   readonly isReady: boolean;
@@ -117,48 +118,66 @@ export interface Admission<W, R> {
 
 /**
  * Lets waiting requests in, in the order of rank, as pages suffice for them, for a step of everyone who runs and for the headroom. The
- * first one that does not fit waits for pages: of requests that do not run (`reclaimable`), or of less important running ones. At most `maxBypass` times
- * later ones that fit go before it.
+ * first one that does not fit waits for pages: of resting sessions; failing those, of requests that wait behind it, or of less important
+ * running ones. Before that, later requests that fit as things are may go before it, as often as `maxBypass` says: those whose pages are
+ * still there, which it would cost to bring back, and any where resting sessions have not enough for it.
  */
 export function planAdmission<W extends Waiting, R extends Running>(
   waiting: readonly W[],
   running: readonly R[],
   pages: Pages,
-  reclaimable: (request: W) => number,
+  reclaimable: (request: W) => { resting: number; waiting: number },
   limits: AdmissionLimits,
 ): Admission<W, R> {
+  const from = { running, coming: pages.coming, reclaimable, limits };
   const plan: Admission<W, R> = { admit: [], bypassed: [], victims: [], lacking: 0, next: undefined };
   let { free } = pages;
   let headroom = limits.headroom + running.reduce((sum, { growth }) => sum + growth, 0);
   let isAlone = running.length === 0;
-  let blocked: W | undefined;
+  let blocked: { request: W; lacking: number; canBeServed: boolean } | undefined;
   for (const request of waiting) {
     if (plan.admit.length >= limits.slots) break;
+    if (blocked !== undefined && request.priority < blocked.request.priority) continue;
     if (!request.isReady) {
-      if (blocked === undefined) break;
+      if (blocked === undefined) return plan;
       continue;
     }
     const room = isAlone ? 0 : headroom + request.growth;
-    if (request.need + room <= free) {
+    const lacking = request.need + room - free;
+    if (lacking <= 0) {
+      if (blocked?.canBeServed === true && request.held === 0) continue;
       plan.admit.push(request);
       free -= request.need;
       headroom += request.growth;
       isAlone = false;
-      if (blocked !== undefined && !plan.bypassed.includes(blocked)) plan.bypassed.push(blocked);
-      continue;
+      if (blocked !== undefined) plan.bypassed = [blocked.request];
+    } else if (blocked === undefined) {
+      if (request.bypassed >= limits.maxBypass) return makeWayFor(request, lacking, plan, from);
+      blocked = { request, lacking, canBeServed: lacking <= pages.coming + reclaimable(request).resting };
     }
-    if (blocked !== undefined) continue;
-    const lacking = request.need + room - free;
-    const supply = pages.coming + reclaimable(request);
-    if (lacking > supply) plan.victims = lessImportant(request, running, lacking - supply, limits);
-    if (lacking <= supply || plan.victims.length > 0) {
-      plan.next = request;
-      plan.lacking = Math.max(0, lacking - pages.coming);
-      break;
-    }
-    if (request.bypassed >= limits.maxBypass) break;
-    blocked = request;
   }
+  if (blocked === undefined || plan.bypassed.length > 0 || plan.admit.length >= limits.slots) return plan;
+  return makeWayFor(blocked.request, blocked.lacking, plan, from);
+}
+
+/** Plans where the pages that a request lacks shall come from, if they can. */
+function makeWayFor<W extends Waiting, R extends Running>(
+  request: W,
+  lacking: number,
+  plan: Admission<W, R>,
+  from: {
+    running: readonly R[];
+    coming: number;
+    reclaimable: (request: W) => { resting: number; waiting: number };
+    limits: AdmissionLimits;
+  },
+): Admission<W, R> {
+  const { resting, waiting } = from.reclaimable(request);
+  const supply = from.coming + resting + waiting;
+  if (lacking > supply) plan.victims = lessImportant(request, from.running, lacking - supply, from.limits);
+  if (lacking > supply && plan.victims.length === 0) return plan;
+  plan.next = request;
+  plan.lacking = Math.max(0, lacking - from.coming);
   return plan;
 }
 

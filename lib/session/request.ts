@@ -1,6 +1,7 @@
 /** What the scheduler knows of a session and of the request that it works on. */
 import type { Sequence } from "../cache/sequence.js";
 import type { Sampling } from "../model/decode_program.js";
+import type { Stream } from "../stream.js";
 import type { FinishReason, RequestCounters } from "./answer.js";
 import type { Context, Mark } from "./context.js";
 
@@ -66,6 +67,8 @@ export class Request {
   bypassed = 0;
   /** `session.computed` when it was last let in. */
   computedBefore = 0;
+  /** Makes a stream wait for a layer's pages, while they are still on their way under its first pass. */
+  waitLayer: ((stream: Stream, layer: number) => void) | undefined;
   /** Ends it, once its load has settled. */
   ending: (() => void) | undefined;
   isFirstLoad = true;

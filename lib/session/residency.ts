@@ -1,5 +1,5 @@
 /** Moves sessions onto the device and off it: loads, suspends, drops, and keeps count of pages that are promised or on their way. */
-import type { ContextStore } from "../cache/context_store.js";
+import type { ContextStore, Resumption } from "../cache/context_store.js";
 import type { KvCache } from "../cache/kv_cache.js";
 import { KvasirError } from "../errors.js";
 import type { CostModel } from "./cost.js";
@@ -12,8 +12,12 @@ export interface ResidencyParts {
   cost: CostModel;
   tally: Tally;
   clock: () => number;
+  /** Whether nothing runs on the device. */
+  isIdle(): boolean;
   /** Called when something changed that the loop waits for. */
   wake(): void;
+  /** Ends a request with an error. */
+  cancel(request: Request, reason: unknown): void;
   /** Called with an error that no request caused. */
   fail(error: unknown): void;
 }
@@ -24,6 +28,8 @@ export class Residency {
   /** Copies under way for which someone may wait. */
   transfers = 0;
   readonly #parts: ResidencyParts;
+  /** Whether the store found nothing more to free, and nothing has changed since. */
+  #isExhausted = false;
 
   constructor(parts: ResidencyParts) {
     this.#parts = parts;
@@ -55,15 +61,15 @@ export class Residency {
   reclaim(pages: number, sessions: () => readonly SessionState[]): boolean {
     const { store, wake, fail } = this.#parts;
     if (!store.hasTiers) return this.drop(pages, sessions());
+    if (this.#isExhausted) return false;
     const target = store.freePages() + pages;
     this.coming += pages;
     this.transfers++;
-    const finish = (free: number): void => {
-      if (free < target) this.drop(target - free, sessions());
-    };
     store
       .makeRoom(target)
-      .then(finish)
+      .then((free) => {
+        this.#isExhausted = free < target && !this.drop(target - free, sessions());
+      })
       .catch(fail)
       .finally(() => {
         this.coming -= pages;
@@ -110,6 +116,7 @@ export class Residency {
     tally.mostPreemptions = Math.max(tally.mostPreemptions, request.preemptions);
     store.suspend(session.sequence);
     session.isSuspended = true;
+    this.#isExhausted = false;
     if (!store.hasTiers || this.#cheaper(session) === "recompute") {
       tally.recomputePreemptions++;
       this.drop(Math.min(missing, held), [session]);
@@ -127,6 +134,7 @@ export class Residency {
       })
       .catch(fail)
       .finally(() => {
+        this.#isExhausted = false;
         session.moving = undefined;
         this.coming -= held;
         this.transfers--;
@@ -142,30 +150,37 @@ export class Residency {
     const { wake } = this.#parts;
     try {
       await this.#fill(request);
-      if (request.ending !== undefined) return;
+      if (request.ending !== undefined || request.phase !== "loading") return;
       this.#reserve(request);
       request.phase = request.unread > 0 ? "reading" : "decoding";
     } catch (error) {
       this.#loadFailed(request, error);
     } finally {
       request.promised = 0;
-      if (request.ending !== undefined) {
-        request.phase = "waiting";
-        request.ending();
-      }
+      this.#isExhausted = false;
+      this.#runEnding(request);
       wake();
     }
   }
 
+  /** What was put off until the load had settled. */
+  #runEnding(request: Request): void {
+    const { ending } = request;
+    if (ending === undefined || request.phase === "done") return;
+    request.ending = undefined;
+    request.phase = "waiting";
+    ending();
+  }
+
   #loadFailed(request: Request, error: unknown): void {
-    if (request.ending !== undefined) return;
+    if (request.ending !== undefined || request.phase !== "loading") return;
     if (error instanceof KvasirError && error.code === "ERR_KVASIR_OUT_OF_PAGES") {
       request.phase = "waiting";
       this.rest(request.session);
       this.#pause(request.session);
       return;
     }
-    this.#parts.fail(error);
+    request.ending = () => this.#parts.cancel(request, error);
   }
 
   /** Keeps a session whose pages found no room, against what was counted, from trying again at once. */
@@ -176,30 +191,46 @@ export class Residency {
     });
   }
 
+  /** Brings in what is to be found of the session's pages. */
   async #fill(request: Request): Promise<void> {
-    const { store, cost, tally, clock } = this.#parts;
+    const { store } = this.#parts;
     const { session } = request;
     const { sequence, context } = session;
-    const signal = request.loading.signal;
+    const { signal } = request.loading;
     const target = context.settled - (request.wantsFirst ? 1 : 0);
-    const begun = clock();
-    this.transfers++;
     session.isSuspended = false;
-    try {
-      if (sequence.length === 0) {
-        session.noted = await store.adopt(sequence, context.slice(0, target), { signal });
-      } else {
-        const { bytes } = await store.resume(sequence, { signal }).ready;
-        tally.bytesIn += bytes;
-        request.bytesIn += bytes;
-        cost.in.add(bytes, (clock() - begun) / 1000);
-      }
-    } finally {
-      this.transfers--;
-    }
+    request.waitLayer = undefined;
+    if (sequence.length === 0) {
+      this.transfers++;
+      const adopted = store.adopt(sequence, context.slice(0, target), { signal });
+      session.noted = await adopted.finally(() => this.transfers--);
+    } else await this.#resume(request, store.resume(sequence, { signal }));
     if (request.isFirstLoad) request.cachedTokens = Math.min(sequence.length, request.mark.settled);
     request.isFirstLoad = false;
     if (request.ending === undefined) this.#cut(session, context.restart(Math.min(sequence.length, target)));
+  }
+
+  /** Waits for the copy, or, where nothing else runs that it would hold up, only until a pass can start under it. */
+  async #resume(request: Request, { ready, placed, waitLayer }: Resumption): Promise<void> {
+    const { cost, tally, clock, isIdle, fail } = this.#parts;
+    const begun = clock();
+    this.transfers++;
+    const hasCome = ({ bytes }: { bytes: number }): void => {
+      tally.bytesIn += bytes;
+      request.bytesIn += bytes;
+      cost.in.add(bytes, (clock() - begun) / 1000);
+    };
+    const hasNot = (error: unknown): void => {
+      request.session.isSuspended = true;
+      throw error;
+    };
+    const copied = ready.then(hasCome, hasNot).finally(() => this.transfers--);
+    if (placed === undefined || request.unread <= 0 || !isIdle()) return copied;
+    copied.catch((error: unknown) => {
+      if (request.waitLayer === waitLayer) fail(error);
+    });
+    await Promise.race([placed, copied]);
+    request.waitLayer = waitLayer;
   }
 
   #reserve({ session, unread }: Request): void {
@@ -230,6 +261,7 @@ export class Residency {
 
   /** The session does not run for now. */
   rest(session: SessionState): void {
+    this.#isExhausted = false;
     this.trim(session);
     if (!session.isSuspended) this.#parts.store.suspend(session.sequence);
     session.isSuspended = true;

@@ -7,6 +7,9 @@ import type { Request, SessionState } from "./request.js";
 type RunningView = Running & { request: Request };
 type WaitingView = Waiting & { request: Request };
 
+/** Waiting sequences that the store hears of ahead of their turn. */
+const lookAhead = 8;
+
 export interface TurnHooks {
   /** Takes a request out of the decode batch. */
   part(request: Request): void;
@@ -47,7 +50,11 @@ export class Turns {
     const running = this.#running(order);
     const steps = running.reduce((sum, { need }) => sum + need, 0);
     const pages = { free: store.freePages() - promisedPages(this.#floor) - steps, coming: residency.coming };
-    const plan = planAdmission(waiting, running, pages, ({ request }) => residency.heldBy(this.#spare(order, request)), {
+    const reclaimable = ({ request }: WaitingView): { resting: number; waiting: number } => ({
+      resting: residency.heldBy(this.#resting()),
+      waiting: residency.heldBy(this.#behind(order, request)),
+    });
+    const plan = planAdmission(waiting, running, pages, reclaimable, {
       slots: options.maxBatch - running.length,
       headroom: Math.ceil(options.watermark * store.devicePages),
       maxBypass: options.maxBypass,
@@ -56,10 +63,11 @@ export class Turns {
     });
     for (const { request } of plan.bypassed) request.bypassed++;
     for (const { request, need } of plan.admit) this.#letIn(request, need, now);
+    if (store.hasTiers) store.lookAhead(waiting.slice(0, lookAhead).map(({ request }) => request.session.sequence));
     const { next } = plan;
-    if (next !== undefined) return this.#makeWay(plan.victims, plan.lacking, () => this.#spare(order, next.request));
-    const isStuck = running.length === 0 && plan.admit.length === 0 && first.isReady && residency.coming === 0;
-    if (!isStuck || !isDeviceIdle) return false;
+    if (next !== undefined && this.#makeWay(plan.victims, plan.lacking, () => this.#spare(order, next.request))) return true;
+    const isStill = running.length === 0 && plan.admit.length === 0 && isDeviceIdle;
+    if (!isStill || !first.isReady || residency.coming > 0 || residency.transfers > 0) return false;
     this.#refuse(first);
     return true;
   }
@@ -69,11 +77,18 @@ export class Turns {
    * only those behind it.
    */
   #spare(order: readonly Request[], request: Request | undefined): SessionState[] {
+    return [...this.#resting(), ...this.#behind(order, request)];
+  }
+
+  #resting(): SessionState[] {
     const resting = [...this.#floor.sessions].filter((session) => session.request === undefined && session.moving === undefined);
-    resting.sort((a, b) => a.restingSince - b.restingSince);
+    return resting.sort((a, b) => a.restingSince - b.restingSince);
+  }
+
+  #behind(order: readonly Request[], request: Request | undefined): SessionState[] {
     const place = request === undefined ? 0 : order.indexOf(request) + 1;
     const behind = order.slice(place).filter(({ phase, session }) => phase === "waiting" && session.moving === undefined);
-    return [...resting, ...behind.reverse().map(({ session }) => session)];
+    return behind.reverse().map(({ session }) => session);
   }
 
   #makeWay(victims: readonly RunningView[], lacking: number, spare: () => SessionState[]): boolean {
@@ -130,7 +145,8 @@ export class Turns {
   #waitingView(request: Request): WaitingView {
     const { ticket, priority, arrivedAt, bypassed, isReady } = request;
     const need = this.#floor.residency.pagesToResume(request);
-    return { request, ticket, priority, arrivedAt, bypassed, isReady, need, growth: this.#growth(request) };
+    const held = this.#floor.residency.held(request.session);
+    return { request, ticket, priority, arrivedAt, bypassed, isReady, need, held, growth: this.#growth(request) };
   }
 
   /** Pages that are kept free for the request's later tokens. */

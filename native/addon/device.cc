@@ -44,7 +44,6 @@ void Environment::close() {
   for (const std::weak_ptr<Device>& device : open) {
     if (const std::shared_ptr<Device> live = device.lock()) live->dispose();
   }
-  page_copies.finish();
   background.finish();
 }
 

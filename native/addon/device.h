@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "background.h"
+#include "copy_thread.h"
 #include "flags.h"
 #include "memory.h"
 
@@ -31,7 +32,7 @@ struct Ending {
 struct Environment {
   FlagSlabs flags;
   Background background;
-  Background page_copies;  // a thread of their own, for they keep one busy
+  CopyThread page_copies{flags};
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
   std::unordered_set<Ending*> endings;

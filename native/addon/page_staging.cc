@@ -14,13 +14,11 @@ namespace kvasir::addon {
 namespace {
 
 constexpr size_t kChunkBytes = size_t{128} << 10;  // copied, then summed while the cache has it
-constexpr int kStepChunks = 8;
 constexpr size_t kKeyBytes = 16;
 constexpr int64_t kMostPages = 1 << 20;
 
 // What one call moves; the arrays are copies, but for the pool and the staging memory.
 struct Batch {
-  std::shared_ptr<Device> device;
   char* pool = nullptr;
   size_t pool_slots = 0, page_bytes = 0;
   uint8_t* staging = nullptr;
@@ -41,70 +39,48 @@ struct Batch {
   }
 };
 
-class StagingJob : public Job {
+// Work of the copy thread.
+class Staging {
  public:
   // results: null to seal; one byte a page to open.
-  StagingJob(Batch batch, uint8_t* results, std::unique_ptr<Completion> completion)
-      : batch_(std::move(batch)), results_(results), completion_(std::move(completion)) {
-    batch_.device->hold_open();  // a disposed device keeps its memory until it has no more streams, nor such copies
-  }
-  ~StagingJob() override { batch_.device->let_close(); }
+  Staging(Batch batch, uint8_t* results) : batch_(std::move(batch)), results_(results) {}
 
-  Step step() override {
-    for (int chunk = 0; chunk < kStepChunks && page_ < batch_.pages(); ++chunk) {
-      if (done_ == 0 && results_ != nullptr && !begin_open()) {
-        ++page_;
-        continue;
-      }
-      copy_chunk();
-      if (done_ == batch_.page_bytes) finish_page();
+  void seal() {
+    for (size_t page = 0; page < batch_.pages(); ++page) {
+      uint8_t* staged = batch_.staged(page);
+      seal_envelope(batch_.envelope(page), copy(staged + batch_.header_bytes(), batch_.slot(page)), staged);
     }
-    if (page_ < batch_.pages()) return Step::progressed;
-    Completions& completions = completion_->completions;
-    completions.post(std::move(completion_));
-    return Step::done;
+  }
+
+  void open() {
+    for (size_t page = 0; page < batch_.pages(); ++page) results_[page] = static_cast<uint8_t>(open_page(page));
   }
 
  private:
   // Judges a copy of the header, for the staging memory is shared with a thread that could be wrong.
-  bool begin_open() {
+  EnvelopeField open_page(size_t page) {
     const size_t header = batch_.header_bytes();
-    EnvelopeField field = EnvelopeField::length;
-    if (static_cast<size_t>(batch_.lengths[page_]) == header + batch_.page_bytes) {
-      std::memcpy(header_, batch_.staged(page_), header);
-      field = check_envelope(header_, header, batch_.envelope(page_));
-    }
-    results_[page_] = static_cast<uint8_t>(field);
-    return field == EnvelopeField::none;
+    if (static_cast<size_t>(batch_.lengths[page]) != header + batch_.page_bytes) return EnvelopeField::length;
+    std::memcpy(header_, batch_.staged(page), header);
+    const EnvelopeField field = check_envelope(header_, header, batch_.envelope(page));
+    if (field != EnvelopeField::none) return field;
+    const uint32_t crc = copy(batch_.slot(page), batch_.staged(page) + header);
+    return crc == envelope_payload_crc(header_) ? EnvelopeField::none : EnvelopeField::payload_crc;
   }
 
   // The checksum is that of the copy, whatever happens to the source meanwhile.
-  void copy_chunk() {
-    char* payload = reinterpret_cast<char*>(batch_.staged(page_)) + batch_.header_bytes() + done_;
-    char* slot = batch_.slot(page_) + done_;
-    char* to = results_ == nullptr ? payload : slot;
-    const size_t bytes = std::min(kChunkBytes, batch_.page_bytes - done_);
-    std::memcpy(to, results_ == nullptr ? slot : payload, bytes);
-    crc_ = crc32c(to, bytes, crc_);
-    done_ += bytes;
-  }
-
-  void finish_page() {
-    if (results_ == nullptr) {
-      seal_envelope(batch_.envelope(page_), crc_, batch_.staged(page_));
-    } else if (crc_ != envelope_payload_crc(header_)) {
-      results_[page_] = static_cast<uint8_t>(EnvelopeField::payload_crc);
+  uint32_t copy(void* to, const void* from) const {
+    uint32_t crc = 0;
+    for (size_t done = 0; done < batch_.page_bytes; done += kChunkBytes) {
+      const size_t bytes = std::min(kChunkBytes, batch_.page_bytes - done);
+      std::memcpy(static_cast<char*>(to) + done, static_cast<const char*>(from) + done, bytes);
+      crc = crc32c(static_cast<char*>(to) + done, bytes, crc);
     }
-    ++page_;
-    done_ = 0;
-    crc_ = 0;
+    return crc;
   }
 
   Batch batch_;
   uint8_t* results_;
-  std::unique_ptr<Completion> completion_;
-  size_t page_ = 0, done_ = 0;
-  uint32_t crc_ = 0;
   uint8_t header_[kMostEnvelopeBytes];
 };
 
@@ -132,10 +108,10 @@ std::vector<uint8_t> key_bytes(const Call& call, size_t index, const char* name,
 void read_pool(const Call& call, Batch& batch) {
   TensorWrap& pool = call.object<TensorWrap>(0, "pool");
   pool.check_usable("pool");
-  batch.device = pool.storage->device();
-  batch.device->check_usable();
-  if (!batch.device->on_host())
-    throw Failure(kInvalidArgument, "pool lies on " + batch.device->label() + ", expected a tensor of a CPU device.");
+  Device& device = *pool.storage->device();
+  device.check_usable();
+  if (!device.on_host())
+    throw Failure(kInvalidArgument, "pool lies on " + device.label() + ", expected a tensor of a CPU device.");
   if (pool.view.rank < 2 || !pool.contiguous())
     throw Failure("ERR_KVASIR_SHAPE", "pool is a strided view or has one dimension, expected [slots, elements of a page].");
   batch.pool = static_cast<char*>(pool.view.data);
@@ -196,17 +172,23 @@ Batch read_batch(const Call& call) {
 }
 
 napi_value submit(Call& call, Batch batch, napi_value results, uint8_t* result_bytes) {
-  auto owned = std::make_unique<Completion>(call.bindings.completions);
-  Completion& completion = *owned;
-  completion.storage = call.object<TensorWrap>(0, "pool").storage;
-  auto job = std::make_unique<StagingJob>(std::move(batch), result_bytes, std::move(owned));
-  ok(call.env, napi_create_reference(call.env, call.arguments[2], 1, &completion.held));
+  auto completion = std::make_unique<Completion>(call.bindings.completions);
+  ok(call.env, napi_create_reference(call.env, call.arguments[2], 1, &completion->held));
   if (results != nullptr) {
-    completion.gives_array = true;
-    ok(call.env, napi_create_reference(call.env, results, 1, &completion.array));
+    completion->gives_array = true;
+    ok(call.env, napi_create_reference(call.env, results, 1, &completion->array));
   }
-  const napi_value promise = call.bindings.completions.promise(completion);
-  call.bindings.native->page_copies.submit(std::move(job));
+  const auto staging = std::make_shared<Staging>(std::move(batch), result_bytes);
+  const napi_value promise = call.bindings.completions.promise(*completion);
+  const auto owned = std::make_shared<std::unique_ptr<Completion>>(std::move(completion));
+  call.bindings.native->page_copies.run(*call.object<TensorWrap>(0, "pool").storage, [staging, owned, opens = results != nullptr] {
+    if (opens)
+      staging->open();
+    else
+      staging->seal();
+    Completions& completions = (*owned)->completions;
+    completions.post(std::move(*owned));
+  });
   return promise;
 }
 

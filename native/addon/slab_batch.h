@@ -37,7 +37,7 @@ struct PageBatch {
 
 struct SlabCounters {
   uint64_t loads = 0, loaded_bytes = 0, stores = 0, stored_bytes = 0;
-  uint64_t misses = 0, damaged = 0, failures = 0, refused = 0;
+  uint64_t misses = 0, damaged = 0, failures = 0, refused = 0, evictions = 0;
 };
 
 }  // namespace kvasir::addon

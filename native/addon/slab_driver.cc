@@ -56,8 +56,8 @@ void SlabDriver::lookup(uint32_t group, const uint8_t* keys, size_t count, uint8
 
 SlabStats SlabDriver::stats() {
   const std::lock_guard lock(lock_);
-  if (!is_open_) return {counters_};
-  return {counters_, file_.index().pages(), file_.index().payload_bytes(), file_.index().evictions()};
+  if (!is_open_) return {counters_, 0, 0};
+  return {counters_, file_.index().pages(), file_.index().payload_bytes()};
 }
 
 void SlabDriver::inject(const IoFaults& faults) {

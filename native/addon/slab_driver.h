@@ -47,7 +47,7 @@ struct PageOp : IoOwner {
 // What a driver can tell about itself.
 struct SlabStats {
   SlabCounters counters;
-  uint64_t pages = 0, payload_bytes = 0, evictions = 0;
+  uint64_t pages = 0, payload_bytes = 0;
 };
 
 class SlabDriver {

@@ -19,7 +19,7 @@ namespace {
 
 constexpr uint32_t kMostSlots = 1u << 27;
 // A process that was killed holds its lock until the kernel has ended its transfers.
-constexpr int kLockTries = 40;
+constexpr int kLockTries = 80;
 constexpr auto kLockNap = std::chrono::milliseconds(25);
 
 uint32_t fresh_salt(uint32_t old) {

@@ -98,6 +98,7 @@ void SlabDriver::start_store(const std::shared_ptr<PageBatch>& batch, size_t pla
     } else {
       slot = batch->slots[place] = index.take(file_.room());
       status = StoreStatus::refused;
+      counters_.evictions = index.evictions();
       is_stale = slot != SlabIndex::kNone && index.is_stale(slot);
       if (slot == SlabIndex::kNone) ++counters_.refused;
     }
@@ -197,7 +198,7 @@ void SlabDriver::part_arrived(PageOp& op, IoRequest& request) {
 }
 
 void SlabDriver::sector_passed(PageOp& op, int error) {
-  if (op.stage == PageOp::Stage::prepare && error != 0) op.error = error;
+  if (error != 0 && op.batch->kind == BatchKind::store) op.error = error;
   if (op.stage == PageOp::Stage::prepare && error == 0) {
     const std::lock_guard lock(lock_);
     file_.index().set_stale(op.slot, false);
@@ -251,6 +252,8 @@ void SlabDriver::end_store(PageOp& op) {
     status = StoreStatus::failed;
   {
     const std::lock_guard lock(lock_);
+    // An entry that could not be written would be missed after a restart.
+    if (status != StoreStatus::stored && file_.index().entry(op.slot).key == op.key()) file_.index().forget(op.slot);
     if (status == StoreStatus::stored) ++counters_.stores, counters_.stored_bytes += op.batch->page_bytes;
     if (status == StoreStatus::refused) {
       ++counters_.refused;

@@ -234,7 +234,7 @@ napi_value stats_of(SlabWrap& self, Call& call) {
                           {"damaged", number(counters.damaged)},
                           {"failures", number(counters.failures)},
                           {"refused", number(counters.refused)},
-                          {"evictions", number(stats.evictions)}});
+                          {"evictions", number(counters.evictions)}});
 }
 
 napi_value describe(SlabWrap& self, Call& call) {

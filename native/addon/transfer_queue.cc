@@ -120,7 +120,7 @@ void TransferQueue::run(TransferStep& step) {
     case Kind::write: write(step.cell, step.value, {}); break;
     case Kind::wait: {
       const kvasir_status status = backend_->flag_wait(handle_, step.cell->address(), step.value, nullptr, &err);
-      if (status == KVASIR_DEVICE_LOST) device_.lose(err.text);
+      if (status != KVASIR_OK) device_.lose(err.text);  // what follows would run too early
       break;
     }
     case Kind::stamp: backend_->stamp(handle_, static_cast<int32_t>(step.value), &err); break;

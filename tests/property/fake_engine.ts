@@ -8,10 +8,12 @@ import { DeviceOnlyStore } from "../../lib/cache/context_store.js";
 import { KvCache } from "../../lib/cache/kv_cache.js";
 import type { LayerGroup } from "../../lib/cache/page_format.js";
 import type { Sequence } from "../../lib/cache/sequence.js";
-import type { Model, Sampling } from "../../lib/index.js";
+import type { Model, Sampling, Stream } from "../../lib/index.js";
 import type { Engine, Pass, Piece } from "../../lib/session/engine.js";
 import { Scheduler, type SchedulerBase, type SchedulerOptions } from "../../lib/session/scheduler.js";
 import { ArrayStore } from "./array_store.js";
+import { FakeTiers, type TierFaults } from "./fake_tiers.js";
+import type { Random } from "./session_script.js";
 
 const groups: LayerGroup[] = [{ layers: [0], numKvHeads: 1, headDim: 8, dtype: "f32" }];
 export const fakeVocab = 40;
@@ -78,7 +80,9 @@ export class FakeEngine implements Engine {
   readonly time: FakeTime;
   /** Called after everything that was enqueued. */
   onWork: (() => void) | undefined;
-  readonly #store: ArrayStore;
+  /** Called with every sequence that runs. */
+  onRun: ((sequence: Sequence) => void) | undefined;
+  readonly pages: ArrayStore;
   readonly #members = new Set<Member>();
   #deviceFreeAt = 0;
 
@@ -87,8 +91,8 @@ export class FakeEngine implements Engine {
     this.time = time;
     this.passTokens = options.passTokens ?? 48;
     this.steadyPieceTokens = options.steadyPieceTokens ?? 1;
-    this.#store = new ArrayStore(1, maxPages, pageSize);
-    this.cache = new KvCache({ groups, pageSize, maxPages }, this.#store);
+    this.pages = new ArrayStore(1, maxPages, pageSize);
+    this.cache = new KvCache({ groups, pageSize, maxPages }, this.pages);
   }
 
   get batchSize(): number {
@@ -99,10 +103,11 @@ export class FakeEngine implements Engine {
     return this.cache.createSequence();
   }
 
-  pass(pieces: readonly Piece[]): Pass {
+  pass(pieces: readonly Piece[], beforeLayer?: (stream: Stream, layer: number) => void): Pass {
     const total = pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
     if (total === 0 || total > this.passTokens) throw new RangeError(`pass of ${total} tokens`);
     if (new Set(pieces.map(({ sequence }) => sequence)).size < pieces.length) throw new RangeError("two pieces of one sequence");
+    beforeLayer?.(undefined as unknown as Stream, 0);
     for (const { sequence, tokens } of pieces) this.#write(sequence, tokens);
     const ends = pieces.filter(({ sampling }) => sampling !== undefined) as (Piece & { sampling: Sampling })[];
     const chosen = ends.map(({ sequence, sampling }) => this.#choose(sequence, sampling, 0));
@@ -155,6 +160,7 @@ export class FakeEngine implements Engine {
 
   /** A value per token, from what the pages hold before it. */
   #write(sequence: Sequence, tokens: ArrayLike<number>): void {
+    this.onRun?.(sequence);
     const from = sequence.length;
     const count = tokens.length;
     const end = count < this.steadyPieceTokens ? from + count : 0;
@@ -171,7 +177,7 @@ export class FakeEngine implements Engine {
 
   #place(slot: number, value: number): void {
     const { pageSize } = this.cache;
-    this.#store.page(0, Math.floor(slot / pageSize))[slot % pageSize] = value;
+    this.pages.page(0, Math.floor(slot / pageSize))[slot % pageSize] = value;
   }
 
   /** Of everything in the sequence's pages. Each value stands for all before it too, but every one is looked at: a hole must show. */
@@ -181,7 +187,7 @@ export class FakeEngine implements Engine {
     this.cache.slotMapping(0, sequence.row, 0, sequence.length, slots, 0);
     let hash = 1;
     for (const slot of slots) {
-      const value = this.#store.page(0, Math.floor(slot / pageSize))[slot % pageSize] as number;
+      const value = this.pages.page(0, Math.floor(slot / pageSize))[slot % pageSize] as number;
       hash = mix(hash, Number.isNaN(value) ? 77 : value);
     }
     return hash;
@@ -192,13 +198,17 @@ export class FakeEngine implements Engine {
   }
 }
 
-/** A scheduler over a made-up model. */
+/** A scheduler over a made-up model; `devicePages` puts a made-up tier below that many of its pages. */
 export function fakeScheduler(
-  fake: FakeOptions,
+  fake: FakeOptions & { devicePages?: number; faults?: TierFaults; random?: Random },
   options: SchedulerOptions = {},
-  time: FakeTime = new FakeTime(),
-): { scheduler: Scheduler; engine: FakeEngine; time: FakeTime } {
+): { scheduler: Scheduler; engine: FakeEngine; time: FakeTime; tiers: FakeTiers | undefined } {
+  const time = new FakeTime();
   const engine = new FakeEngine(time, fake);
-  const base: SchedulerBase = { engine, store: new DeviceOnlyStore(engine.cache), clock: () => time.now };
-  return { scheduler: new Scheduler(base as unknown as Model, options), engine, time };
+  const { devicePages, faults = { lost: 0, full: 0 }, random = Math.random } = fake;
+  const tiers =
+    devicePages === undefined ? undefined : new FakeTiers(engine.cache, engine.pages, devicePages, time, random, faults);
+  engine.onRun = (sequence) => tiers?.check(sequence);
+  const base: SchedulerBase = { engine, store: tiers ?? new DeviceOnlyStore(engine.cache), clock: () => time.now };
+  return { scheduler: new Scheduler(base as unknown as Model, options), engine, time, tiers };
 }

@@ -319,7 +319,7 @@ function run(policy: PolicyName, numRuns: number): void {
 }
 
 describe("PagePool", () => {
-  test("does what its rules say, and its books balance, after any operations", () => run("lru", 300));
+  test("does what its rules say, and its books balance, after any operations", () => run("lru", 200));
 
   test.each(["lfu", "s3-fifo", "priority"] as const)("keeps its rules under the policy %s", (policy) => run(policy, 60));
 });

@@ -1,6 +1,6 @@
 /** Laws of the scheduler, on a made-up model in simulated time: whoever shares the device gets what it would get alone, and everyone ends. */
 import { describe, expect, test } from "vitest";
-import type { SchedulerOptions } from "../../lib/index.js";
+import type { Scheduler, SchedulerOptions, Session } from "../../lib/index.js";
 import { type FakeOptions, fakeScheduler } from "./fake_engine.js";
 import { converseAll, makeScripts, randomFrom, type Script } from "./session_script.js";
 
@@ -18,8 +18,8 @@ async function alone(scripts: readonly Script[], fake: Partial<FakeOptions>): Pr
   return answers;
 }
 
-async function together(scripts: readonly Script[], fake: FakeOptions, options: SchedulerOptions = {}) {
-  const { scheduler, engine, time } = fakeScheduler(fake, options);
+async function together(scripts: readonly Script[], fake: Parameters<typeof fakeScheduler>[0], options: SchedulerOptions = {}) {
+  const { scheduler, engine, time, tiers } = fakeScheduler(fake, options);
   let work = 0;
   engine.onWork = () => {
     if (++work % 7 === 0) engine.cache.checkIntegrity();
@@ -30,7 +30,8 @@ async function together(scripts: readonly Script[], fake: FakeOptions, options: 
   engine.cache.checkIntegrity();
   expect(engine.cache.stats().usedBytes, "pages left").toBe(0);
   expect(engine.batchSize, "members left").toBe(0);
-  return { answers, stats, ms: time.now };
+  expect(tiers?.problems ?? []).toEqual([]);
+  return { answers, stats, swaps: tiers?.swaps };
 }
 
 /** Most pages that any script needs at once. */
@@ -86,6 +87,80 @@ describe("sessions that share the device", () => {
       const { answers, stats } = await together(scripts, { maxPages }, {});
       expect(answers.flat().length).toBe(24);
       expect(stats.mostPreemptions).toBeLessThanOrEqual(4);
+    },
+  );
+});
+
+describe("forks", () => {
+  /** Each of several contexts is forked, and its forks ask at once; the first fork is forked again. */
+  const family = async (scheduler: Scheduler, contexts: number, seed: number): Promise<number[][]> => {
+    const random = randomFrom(seed);
+    const some = (count: number): number[] => Array.from({ length: count }, () => 1 + Math.floor(random() * 30));
+    const texts = Array.from({ length: contexts }, () => some(30 + Math.floor(random() * 60)));
+    const questions = texts.map(() => Array.from({ length: 4 }, () => some(1 + Math.floor(random() * 20))));
+    const ask = async (session: Session, tokens: readonly number[]): Promise<number[]> =>
+      (await session.ask(tokens, { maxTokens: 30, stopTokens: [0] }).result).tokens;
+    const one = async (index: number): Promise<number[][]> => {
+      const parent = scheduler.open();
+      await parent.prefill(texts[index] as number[]);
+      const [a, b, c, d] = questions[index] as [number[], number[], number[], number[]];
+      const forks = [parent.fork(), parent.fork(), parent.fork()] as [Session, Session, Session];
+      const answers = await Promise.all([ask(forks[0], a), ask(forks[1], b), ask(forks[2], c), ask(parent, d)]);
+      const grandchild = forks[0].fork();
+      await forks[0].close();
+      answers.push(await ask(grandchild, d));
+      return answers;
+    };
+    return (await Promise.all(texts.map((_, i) => one(i)))).flat();
+  };
+
+  test.each(seeds)("and their parents get the same on scarce pages as on many (seed %i)", async (seed) => {
+    const fake = { steadyPieceTokens: seed % 2 === 0 ? 7 : 1 };
+    const many = fakeScheduler({ ...fake, maxPages: large });
+    const scarce = fakeScheduler({ ...fake, maxPages: 12 + (seed % 7) }, { growthPages: 0, watermark: 0 });
+    const expected = await family(many.scheduler, 5, seed);
+    expect(await family(scarce.scheduler, 5, seed)).toEqual(expected);
+    expect(scarce.scheduler.stats().droppedPages).toBeGreaterThan(0);
+    for (const { scheduler, engine } of [many, scarce]) {
+      await scheduler.close();
+      engine.cache.checkIntegrity();
+      expect(engine.cache.stats().usedBytes).toBe(0);
+    }
+  });
+});
+
+describe("a device that fails", () => {
+  test.each([1, 5, 9])("ends all requests with what it said, and later ones too (after %i calls)", async (calls) => {
+    const { scheduler, engine } = fakeScheduler({ maxPages: 40 });
+    const lost = new Error("lost");
+    let work = 0;
+    engine.onWork = () => {
+      if (++work > calls) throw lost;
+    };
+    const sessions = [1, 2, 3].map(() => scheduler.open());
+    const answers = sessions.map((session) => session.ask([1, 2, 3], { maxTokens: 50, stopTokens: [] }));
+    for (const { result } of answers) await expect(result).rejects.toBe(lost);
+    expect(() => sessions[0]?.ask([1])).toThrow(lost);
+    await scheduler.close();
+  });
+});
+
+describe("sessions over a tier below the device", () => {
+  test.each(seeds)(
+    "get the answers that they get alone, with late copies, lost ends and questions broken off (seed %i)",
+    async (seed) => {
+      const random = randomFrom(3000 + seed);
+      const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1 };
+      const broken = seed % 2 === 0 ? 0.3 : 0;
+      const scripts = makeScripts(random, { sessions: 14, read: 60, make: 50, turns: 4, broken });
+      const devicePages = largestNeed(scripts, 16) + (seed % 4) * 4;
+      // Copies that cost less or more than reading again, or now this, now that.
+      const rates = { bytesOut: 10 ** (seed % 6), bytesIn: 10 ** (seed % 6), prefillTokens: 1000 };
+      const options = { growthPages: seed % 3, watermark: 0, guardTokens: 8, maxBatch: 2 + (seed % 8), prefillTokens: 20, rates };
+      const faults = { lost: seed % 4 === 0 ? 0.3 : 0, full: seed % 5 === 0 ? 0.2 : 0 };
+      const { answers, swaps } = await together(scripts, { ...fake, maxPages: large, devicePages, faults, random }, options);
+      expect(answers).toEqual(await alone(asTheyWent(scripts, answers), fake));
+      expect(swaps).toBeGreaterThan(0);
     },
   );
 });

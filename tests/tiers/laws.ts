@@ -103,7 +103,8 @@ async function extend(world: World, entry: Entry, seed: number): Promise<void> {
   const { devicePages, hostPages } = world.config;
   const isOnly = hostPages === 0 && world.tiers.length === 0; // then the others' pages stay, too
   const kept = Math.max(...world.cache.groups.map(({ pool }) => pool.counts().active + pool.counts().sealed));
-  const most = devicePages - (isOnly ? kept : Math.ceil(entry.text.length / pageSize));
+  const ids = Math.min(...world.cache.groups.map(({ pool }) => pool.numPages));
+  const most = Math.min(ids - kept, devicePages - (isOnly ? kept : Math.ceil(entry.text.length / pageSize)));
   if (most < 2) return;
   const want = 1 + (seed % (most - 1)); // and one for a private copy of a shared last page
   let free = -1;

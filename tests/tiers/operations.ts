@@ -124,7 +124,7 @@ function dispose(world: World, number: number): void {
 
 /** A signal that a later operation may use; sometimes. */
 function signalOf(world: World, a: number): AbortSignal | undefined {
-  if (a % 3 !== 0) return undefined;
+  if (a % 8 !== 0) return undefined;
   const controller = new AbortController();
   world.controllers.push(controller);
   if (world.controllers.length > 6) world.controllers.shift();
@@ -167,16 +167,14 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
   const resumption = world.manager.resume(entry.sequence, { signal });
   const doubt: Doubt = { state: "open" };
   entry.isBusy = true;
-  let isEnqueued = false;
   const refused = mayEnd(world, entry, signal);
   world.track(
     "resume",
-    resumption.enqueued,
+    resumption.placed ?? resumption.ready.then(() => undefined),
     () => {
-      isEnqueued = true;
       entry.isBusy = false;
       if (entry.sequence.disposed || entry.state === "broken") return;
-      if (world.config.sabotage !== "no-hold") resumption.hold();
+      if (world.config.sabotage !== "no-hold") resumption.waitLayer();
       entry.state = "running";
       entry.doubts = [...entry.doubts.filter(({ state }) => state !== "came"), doubt];
       cameBack(world, entry);
@@ -194,8 +192,9 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
       told?.();
     },
     (error) => {
-      if (isEnqueued && codeOf(error) === "ERR_KVASIR_DEVICE_LOST") {
+      if (codeOf(error) === "ERR_KVASIR_DEVICE_LOST") {
         doubt.state = "lost";
+        entry.state = "broken";
         for (const other of world.entries) if (other.doubts.includes(doubt)) other.state = "broken";
       }
       told?.(error);

@@ -113,9 +113,9 @@ export class World {
     return all.slice(0, this.config.groups);
   }
 
-  /** Whether nothing can be lost: no faults, and a keyed tier that takes everything. */
+  /** Whether nothing can be lost: no faults, and keyed tiers that keep everything. */
   get isAmple(): boolean {
-    return !this.config.faults && this.tiers.some(({ capacity }) => capacity >= 1e6);
+    return !this.config.faults && this.tiers.length > 0 && this.tiers.every(({ capacity }) => capacity >= 1e6);
   }
 
   /** A new cache over the same keyed tiers; whatever was under way is forgotten. */

@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { priority } from "../../lib/cache/eviction_priority.js";
 import { lru } from "../../lib/cache/eviction_lru.js";
 import { ACTIVE, CACHED, FREE, MARK_OUT, NONE, PagePool, SEALED } from "../../lib/cache/page_pool.js";
+import { evictionPolicy, policyNames } from "../../lib/cache/eviction_policies.js";
 import { expectError } from "../expect_error.js";
 import { balance, chain, key, pageSize, root, sealed } from "../sealed_pages.js";
 
@@ -22,6 +23,27 @@ describe("eviction", () => {
     }
     expect(gone.toSorted()).toEqual([...trunk, ...twigs].toSorted());
     expect(gone.slice(2)).toEqual([trunk[1], trunk[0]]);
+  });
+
+  test("the end of a released sequence is colder than its beginning", () => {
+    const pool = new PagePool({ slots: [3], pageSize });
+    const pages = [1, 2, 3].map((id) => sealed(pool, id));
+    pool.releaseAll(Int32Array.from(pages));
+    expect(pool.victim(0)).toBe(pages[2]);
+  });
+
+  test("a page set aside that is hit is the hottest, whatever becomes of it next", () => {
+    for (const name of policyNames) {
+      const pool = new PagePool({ slots: [3], pageSize, policies: [evictionPolicy(name)] });
+      const [pinned, other, third] = [1, 2, 3].map((id) => sealed(pool, id)) as [number, number, number];
+      pool.retain(pinned, false);
+      pool.releaseAll(Int32Array.of(third, other, pinned));
+      expect(pool.victim(0, false)).toBe(other);
+      for (let hits = 0; hits < 3; hits++) pool.touch(pinned);
+      pool.release(pinned, false);
+      expect([name, pool.victim(0, false)]).toEqual([name, other]);
+      balance(pool);
+    }
   });
 
   test("a pinned page may be moved but not dropped, and is never cached", () => {

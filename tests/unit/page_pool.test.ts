@@ -177,6 +177,17 @@ describe("sealing", () => {
     expectError("ERR_KVASIR_INTERNAL", ["has no key under which a tier"], () => pool.setTier(plain, TIER_DISK, true));
   });
 
+  test("a page that is not sealed is no parent, though it had the right key in an earlier life", () => {
+    const pool = new PagePool({ slots: [3], pageSize });
+    const before = sealed(pool, 1);
+    pool.release(before);
+    pool.dropSlot(before, 0);
+    expect(pool.take()).toBe(before);
+    const [parent, child] = chain(pool, [1, 2]) as unknown as [number, number];
+    expect(pool.find(key(2), 0, parent, root, tokensOf(2), 0)).toBe(child);
+    expect(pool.find(key(2), 0, before, root, tokensOf(2), 0)).toBe(NONE);
+  });
+
   test("a match ends with the keys, the tokens, or the first page that is not there", () => {
     const pool = new PagePool({ slots: [4], pageSize });
     const pages = [...chain(pool, [1, 2, 3])];
@@ -195,6 +206,7 @@ describe("sealing", () => {
 
   test("many roots come and go", () => {
     const pool = new PagePool({ slots: [100], pageSize });
+    let bytes = 0;
     for (let round = 0; round < 3; round++) {
       const pages = Array.from({ length: 100 }, (_, i) => {
         const page = pool.take();
@@ -209,8 +221,9 @@ describe("sealing", () => {
         pool.dropSlot(page, 0);
       }
       balance(pool);
+      if (round === 0) bytes = pool.metadataBytes;
     }
-    expect(pool.numFree).toBe(100);
+    expect([pool.numFree, pool.metadataBytes]).toEqual([100, bytes]);
   });
 });
 
