@@ -23,12 +23,15 @@ export class ArenaMoves {
   readonly #mover: PageMover;
   /** Moves to the device that are under way, by page: whoever shares the page waits for the same move. */
   readonly #incoming: Map<number, Move>[];
+  /** Pages whose copy to the device failed: their slots there hold nothing. */
+  readonly #stale: Set<number>[];
   readonly #running: Set<Promise<unknown>> = new Set();
 
   constructor(pools: readonly PagePool[], mover: PageMover) {
     this.#pools = pools;
     this.#mover = mover;
     this.#incoming = pools.map(() => new Map());
+    this.#stale = pools.map(() => new Set());
   }
 
   /** Moves that are under way. */
@@ -36,9 +39,9 @@ export class ArenaMoves {
     return this.#running.size;
   }
 
-  /** Resolves when one of the moves under way is over, or at once where there is none. */
-  async next(): Promise<void> {
-    if (this.#running.size > 0) await Promise.race(this.#running);
+  /** Resolves when one of the moves under way is over; where there is none, never. */
+  next(): Promise<unknown> {
+    return Promise.race(this.#running);
   }
 
   /** Resolves when no move is under way. */
@@ -81,11 +84,25 @@ export class ArenaMoves {
       }
       pages.forEach((page, i) => {
         if (incoming.get(page) === move) incoming.delete(page);
-        if (outcome !== "done") pool.setValid(page, 0, false);
+        if (outcome !== "done") {
+          pool.setValid(page, 0, false);
+          this.#stale[group]?.add(page);
+        }
         pool.unmark(page, MARK_IN, epochs[i] as number);
       });
     });
     return { move, over };
+  }
+
+  /** Frees device slots that hold nothing since a copy failed, as far as nobody runs with their pages any more. */
+  dropStale(group: number): void {
+    const pool = this.#pools[group] as PagePool;
+    const stale = this.#stale[group] as Set<number>;
+    for (const page of stale) {
+      if (pool.useCount(page) > 0 && !pool.isValid(page, 0)) continue;
+      stale.delete(page);
+      if (!pool.isValid(page, 0) && pool.marks(page) === 0) pool.dropSlot(page, 0);
+    }
   }
 
   /** The move that brings the page to the device now, if one does. */

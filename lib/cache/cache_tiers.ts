@@ -44,6 +44,8 @@ export class CacheTiers implements ContextStore {
   readonly #seen: SeenFilter;
   /** Room is made, and what it was made for taken, by one at a time. */
   readonly #turn: Turn = new Turn();
+  /** Resumptions that have not got their turn, or are at work. */
+  readonly #returning: WeakMap<Sequence, Set<Resuming>> = new WeakMap();
   /** Whether pages can leave the device and come back. */
   readonly hasTiers: boolean;
   readonly #counts: TierCounts;
@@ -98,9 +100,11 @@ export class CacheTiers implements ContextStore {
     const isShort = covered.length <= mostAtOnce;
     const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
     const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
-    if (sequence.disposed) {
+    if (sequence.disposed || cache.rowPages(0, row).length > 0) {
       dropClaim(claim, cache);
-      throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
+      if (sequence.disposed)
+        throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "sequence was given tokens while its prefix was looked for");
     }
     cache.letGoElsewhere(claim.pages);
     cache.adoptPages(row, claim.pages, covered, keys);
@@ -115,9 +119,14 @@ export class CacheTiers implements ContextStore {
     return adopted;
   }
 
-  /** The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one. */
+  /**
+   * The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one; resumptions under
+   * way end with ERR_KVASIR_DISPOSED.
+   */
   suspend(sequence: Sequence): void {
-    this.cache.suspend(this.cache.rowOf(sequence));
+    const row = this.cache.rowOf(sequence);
+    for (const resuming of this.#returning.get(sequence) ?? []) resuming.cancel();
+    this.cache.suspend(row);
   }
 
   /** Device pages that resuming the sequence takes, in the group that lacks most. */
@@ -145,8 +154,8 @@ export class CacheTiers implements ContextStore {
   resume(sequence: Sequence, options: { signal?: AbortSignal | undefined } = {}): Resumption {
     const before = sequence.length;
     const resuming = new Resuming(this.cache, this.#moves, this.#keyed, this.#evictor, sequence);
-    const isSuspended = this.cache.isSuspended(this.cache.rowOf(sequence));
-    const enqueued = isSuspended ? this.#turn.take(() => resuming.start(options.signal)) : Promise.resolve();
+    const isRunning = this.cache.isRunning(this.cache.rowOf(sequence));
+    const enqueued = isRunning ? resuming.start() : this.#return(resuming, sequence, options.signal);
     const ready = enqueued.then(async () => {
       this.#counts.lostTokens += before - sequence.length;
       resuming.found.forEach((tokens, tier) => {
@@ -192,8 +201,9 @@ export class CacheTiers implements ContextStore {
   /** Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. */
   async flush(sequence: Sequence, first = 0): Promise<void> {
     await this.writeThrough(sequence);
-    const { row } = sequence;
     for (const [group, { pool }] of this.cache.groups.entries()) {
+      if (sequence.disposed) return;
+      const { row } = sequence;
       const isWritable = (page: number): boolean =>
         pool.state(page) === SEALED && pool.marks(page) === 0 && pool.isValid(page, this.#keyed.arena);
       const pages = this.#pages(group, row).filter((page) => isWritable(page) && !this.#keyed.holds(group, page, first));
@@ -277,8 +287,7 @@ export class CacheTiers implements ContextStore {
   async #bringAdopted(sequence: Sequence, signal: AbortSignal | undefined): Promise<number> {
     try {
       const resumption = this.resume(sequence, { signal });
-      await (resumption.placed ?? resumption.ready);
-      resumption.waitLayer(undefined, undefined);
+      await resumption.ready; // nobody else would hear of a copy that failed
       return sequence.length;
     } catch (error) {
       if (sequence.disposed || signal?.aborted === true) throw error;
@@ -286,6 +295,17 @@ export class CacheTiers implements ContextStore {
       this.cache.unsuspend(sequence.row);
       this.cache.refreshSlots(sequence.row);
       return 0;
+    }
+  }
+
+  /** Brings the sequence back when its turn comes. */
+  async #return(resuming: Resuming, sequence: Sequence, signal: AbortSignal | undefined): Promise<void> {
+    const all = this.#returning.get(sequence) ?? new Set();
+    this.#returning.set(sequence, all.add(resuming));
+    try {
+      await this.#turn.take(() => resuming.start(signal));
+    } finally {
+      all.delete(resuming);
     }
   }
 

@@ -43,6 +43,7 @@ export class Evictor {
   async makeRoom(group: number, arena: number, want: number): Promise<number> {
     const pool = this.#pools[group] as PagePool;
     const stuck: Held[] = [];
+    this.#moves.dropStale(group);
     try {
       while (pool.freeSlots(arena) < want) {
         const costly = this.#dropCheap(group, arena, want);
@@ -52,8 +53,8 @@ export class Evictor {
         }
         if (costly.length === 0) {
           if (arena === 1 && this.#dropDuplicate(pool)) continue;
-          if (this.#moves.pending === 0) break;
-          await this.#moves.next(); // what is being copied may be free afterwards
+          if (this.#moves.pending + this.#keyed.pending === 0) break;
+          await Promise.race([this.#moves.next(), this.#keyed.next()]); // what is being copied may be free afterwards
           continue;
         }
         stuck.push(...(await this.#moveDown(group, arena, costly)));
@@ -144,12 +145,12 @@ export class Evictor {
   async #toHost(group: number, held: readonly { page: number }[]): Promise<boolean[]> {
     const pool = this.#pools[group] as PagePool;
     const lacking = held.filter(({ page }) => pool.slot(page, 1) === NONE).length;
-    let room = lacking > pool.freeSlots(1) ? await this.makeRoom(group, 1, lacking) : pool.freeSlots(1);
+    if (lacking > pool.freeSlots(1)) await this.makeRoom(group, 1, lacking);
     const pages: number[] = [];
     for (const { page } of held) {
       if (pool.isGone(page)) continue; // its last sequence went while room was made
       if (pool.slot(page, 1) === NONE) {
-        if (room-- <= 0) continue;
+        if (pool.freeSlots(1) === 0) continue;
         pool.takeSlot(page, 1);
       }
       pages.push(page);

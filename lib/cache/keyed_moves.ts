@@ -41,6 +41,16 @@ export class KeyedMoves {
     return (this.#pools[0] as PagePool).numArenas - 1;
   }
 
+  /** Stores and loads that are under way. */
+  get pending(): number {
+    return this.#running.size;
+  }
+
+  /** Resolves when one of those under way is over; where there is none, never. */
+  next(): Promise<unknown> {
+    return Promise.race(this.#running);
+  }
+
   async idle(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
@@ -74,8 +84,12 @@ export class KeyedMoves {
     const known = keys.get(page);
     if (known === undefined) return;
     keys.delete(page);
-    // A key that nobody knows any more is evicted in time.
-    for (const driver of this.drivers) driver.remove(group, known.key).catch(() => undefined);
+    this.#removeKey(group, known.key);
+  }
+
+  /** A key that nobody knows any more is evicted in time, at the latest. */
+  #removeKey(group: number, key: Uint32Array): void {
+    for (const driver of this.drivers) driver.remove(group, key).catch(() => undefined);
   }
 
   async #store(group: number, pages: readonly number[], first: number): Promise<boolean[]> {
@@ -84,15 +98,14 @@ export class KeyedMoves {
     if (this.arena === 0) await this.#mover.quiet();
     const held = pages.map(() => false);
     for (let driver = first; driver < this.drivers.length; driver++) {
-      const left = pages.flatMap((_, i) => (held[i] ? [] : [i]));
+      const left = pages.flatMap((page, i) => (held[i] || pool.isGone(page) ? [] : [i]));
       if (left.length === 0) break;
       const some = left.map((i) => pages[i] as number);
+      const records = some.map((page) => (pool.isSealed(page) ? undefined : this.#privateKey(group, page)));
       const statuses = await (this.drivers[driver] as TierDriver).store(this.#batch(group, some));
       left.forEach((i, at) => {
-        const status = statuses[at];
-        if (status !== STORED && status !== PRESENT) return;
-        held[i] = true;
-        this.#setHeld(group, pages[i] as number, driver, true);
+        const isStored = statuses[at] === STORED || statuses[at] === PRESENT;
+        if (isStored) held[i] = this.#noteStored(group, pages[i] as number, driver, records[at]);
       });
     }
     pages.forEach((page, i) => {
@@ -101,24 +114,41 @@ export class KeyedMoves {
     return held;
   }
 
+  /** A tier has what the page held, under its own key or that of a record. False where that is of no use any more. */
+  #noteStored(group: number, page: number, driver: number, record: PrivateKey | undefined): boolean {
+    const pool = this.#pools[group] as PagePool;
+    if (record === undefined) {
+      if (pool.isGone(page)) return false;
+      pool.setTier(page, tierBit(driver), true);
+      return true;
+    }
+    // Its sequence may have gone on meanwhile: then the page is another one, or has another key.
+    const isCurrent = this.#privateKeys[group]?.get(page) === record && !pool.isGone(page) && !pool.isSealed(page);
+    if (isCurrent) record.tiers |= tierBit(driver);
+    else this.#removeKey(group, record.key);
+    return isCurrent;
+  }
+
   async #load(group: number, pages: readonly number[]): Promise<boolean[]> {
     const pool = this.#pools[group] as PagePool;
     const epochs = pages.map((page) => pool.mark(page, MARK_LOAD));
     if (this.arena === 0) await this.#mover.quiet();
     const come = pages.map(() => false);
     for (let driver = 0; driver < this.drivers.length; driver++) {
-      const asked = pages.flatMap((page, i) => (!come[i] && this.#isHeld(group, page, driver) ? [i] : []));
+      const asked = pages.flatMap((page, i) => (!come[i] && !pool.isGone(page) && this.#isHeld(group, page, driver) ? [i] : []));
       if (asked.length === 0) continue;
       const some = asked.map((i) => pages[i] as number);
       const statuses = await (this.drivers[driver] as TierDriver).load(this.#batch(group, some));
       asked.forEach((i, at) => {
+        const page = pages[i] as number;
         come[i] = statuses[at] === LOADED;
-        if (!come[i]) this.#setHeld(group, pages[i] as number, driver, false);
+        if (!come[i] && !pool.isGone(page)) this.#forgetHolder(group, page, driver);
       });
     }
     pages.forEach((page, i) => {
       if (come[i]) pool.setValid(page, this.arena, true);
-      pool.unmark(page, MARK_LOAD, epochs[i] as number);
+      const isAlive = pool.unmark(page, MARK_LOAD, epochs[i] as number);
+      if (isAlive && !come[i] && !pool.isValid(page, this.arena)) pool.dropSlot(page, this.arena);
     });
     return come;
   }
@@ -151,14 +181,10 @@ export class KeyedMoves {
     return known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(driver)) !== 0;
   }
 
-  #setHeld(group: number, page: number, driver: number, isHeld: boolean): void {
+  #forgetHolder(group: number, page: number, driver: number): void {
     const pool = this.#pools[group] as PagePool;
-    if (pool.isSealed(page)) {
-      pool.setTier(page, tierBit(driver), isHeld);
-      return;
-    }
-    const known = this.#privateKey(group, page);
-    known.tiers = isHeld ? known.tiers | tierBit(driver) : known.tiers & ~tierBit(driver);
+    if (pool.isSealed(page)) pool.setTier(page, tierBit(driver), false);
+    else this.#privateKey(group, page).tiers &= ~tierBit(driver);
   }
 
   /** What is known of a page that is not sealed; a record of an earlier page of that id is replaced. */

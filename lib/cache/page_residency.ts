@@ -3,6 +3,7 @@ import { KvasirError } from "../errors.js";
 import { BLOCKED, DROPPABLE, type EvictionOrder, MOVABLE } from "./eviction.js";
 import {
   ACTIVE,
+  CACHED,
   FREE,
   MARK_IN,
   MARK_OUT,
@@ -174,6 +175,21 @@ export class PageResidency extends PageReferences {
    */
   victim(arena: number, isMovable = true): number {
     return this.#order(arena).victim(!isMovable);
+  }
+
+  /**
+   * Drops a page that nothing refers to and none follows, a cold one, for the sake of its id: the ids may run out before the slots do where
+   * many pages are in keyed tiers only. Walks over the pages that are listed; false where there is none.
+   */
+  forgetCached(): boolean {
+    for (let arena = this.numArenas - 1; arena >= 0; arena--) {
+      for (const page of [...this.#order(arena).policy.pages(), ...this.#order(arena).heldPages()]) {
+        if (this.state(page) !== CACHED || this.marks(page) !== 0 || this.inside.index.childrenOf(page) !== 0) continue;
+        for (let other = 0; other < this.numArenas; other++) this.dropSlot(page, other);
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Pages in the arena's order without transfer marks. */

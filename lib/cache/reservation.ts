@@ -31,12 +31,13 @@ export function pagesNeeded(
 
 /** Lets pages go that need no copy first, where that makes `need` pages free. Returns how many are. */
 export function freeUp(pool: PagePool, need: number): number {
-  if (pool.numFree + pool.reclaimable(0) < need) return pool.numFree;
-  while (pool.numFree < need) {
+  if (pool.freeSlots(0) + pool.reclaimable(0) < need) return pool.numFree;
+  while (pool.freeSlots(0) < need) {
     const page = pool.victim(0, false);
     if (page === NONE) break;
     pool.dropSlot(page, 0);
   }
+  while (pool.numFreePages < need && pool.forgetCached());
   return pool.numFree;
 }
 

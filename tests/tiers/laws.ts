@@ -100,7 +100,11 @@ export async function alone(world: World, number: number, seed: number): Promise
 }
 
 async function extend(world: World, entry: Entry, seed: number): Promise<void> {
-  const most = world.config.devicePages - Math.ceil(entry.text.length / pageSize);
+  const { devicePages, hostPages } = world.config;
+  const isOnly = hostPages === 0 && world.tiers.length === 0; // then the others' pages stay, too
+  const kept = Math.max(...world.cache.groups.map(({ pool }) => pool.counts().active + pool.counts().sealed));
+  const ids = Math.min(...world.cache.groups.map(({ pool }) => pool.numPages));
+  const most = Math.min(ids - kept, devicePages - (isOnly ? kept : Math.ceil(entry.text.length / pageSize)));
   if (most < 2) return;
   const want = 1 + (seed % (most - 1)); // and one for a private copy of a shared last page
   let free = -1;
@@ -147,7 +151,7 @@ export async function restart(world: World, number: number, seed: number): Promi
   await settle(world, seed + 1);
   if (world.failure !== undefined) return;
   world.start();
-  adopt(world, world.open(text.salt), text.tokens.slice(0, text.length), undefined, (count) => {
+  adopt(world, world.open(0, text.salt), text.tokens.slice(0, text.length), undefined, (count) => {
     if (isSure && count < sealed * pageSize)
       world.fail(`${sealed} pages were flushed, but ${count} tokens are found after a restart`);
   });

@@ -6,9 +6,6 @@ import { faults } from "./memory_tier.js";
 import { prompts } from "./prompts.js";
 import { type Doubt, type Entry, pageSize, salts, type World } from "./world.js";
 
-/** Most sequences at once. */
-const most = 9;
-
 export const codeOf = (error: unknown): string | undefined => (error instanceof KvasirError ? error.code : undefined);
 
 /** Runs `act`; true if it threw one of the codes. */
@@ -105,10 +102,11 @@ export function cutText(entry: Entry, length: number): void {
   entry.noted = Math.min(entry.noted, length);
 }
 
-function fork(world: World, number: number): void {
+function fork(world: World, number: number, place: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || world.entries.length >= most) return;
-  const child = world.enter(entry.sequence.fork(), entry.text.clone(), entry.isBusy ? "away" : entry.state);
+  if (entry === undefined || !world.isFree(place)) return;
+  const child = world.enter(place, entry.sequence.fork(), entry.text.clone(), entry.state);
+  if (entry.isBusy) child.state = world.cache.isRunning(child.sequence.row) ? "running" : "away";
   // A sequence that is being filled has some of its tokens, and nobody said which.
   for (let i = 0; entry.adopting !== undefined && i < child.sequence.length; i++) child.text.push(entry.adopting[i] as number);
   child.noted = entry.adopting === undefined ? entry.noted : child.text.length;
@@ -126,7 +124,7 @@ function dispose(world: World, number: number): void {
 
 /** A signal that a later operation may use; sometimes. */
 function signalOf(world: World, a: number): AbortSignal | undefined {
-  if (a % 3 !== 0) return undefined;
+  if (a % 8 !== 0) return undefined;
   const controller = new AbortController();
   world.controllers.push(controller);
   if (world.controllers.length > 6) world.controllers.shift();
@@ -134,7 +132,7 @@ function signalOf(world: World, a: number): AbortSignal | undefined {
 }
 
 /** Whether the call may end so: the sequence is gone, the signal fired, memory is full, or a copy failed. */
-export function mayRefuse(world: World, entry: Entry, signal: AbortSignal | undefined): (error: unknown) => boolean {
+export function mayEnd(world: World, entry: Entry, signal: AbortSignal | undefined): (error: unknown) => boolean {
   return (error) => {
     if (signal?.aborted === true && error === signal.reason) return true;
     const code = codeOf(error);
@@ -143,6 +141,12 @@ export function mayRefuse(world: World, entry: Entry, signal: AbortSignal | unde
     return code === "ERR_KVASIR_OUT_OF_PAGES";
   };
 }
+
+/** Whether a call may end so: its sequence is gone. */
+const isGone =
+  (entry: Entry) =>
+  (error: unknown): boolean =>
+    codeOf(error) === "ERR_KVASIR_DISPOSED" && entry.sequence.disposed;
 
 /** Compares an entry that is back with its text; tokens may be fewer where pages can be lost. */
 export function cameBack(world: World, entry: Entry): void {
@@ -163,16 +167,14 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
   const resumption = world.manager.resume(entry.sequence, { signal });
   const doubt: Doubt = { state: "open" };
   entry.isBusy = true;
-  let isEnqueued = false;
-  const refused = mayRefuse(world, entry, signal);
+  const refused = mayEnd(world, entry, signal);
   world.track(
     "resume",
-    resumption.enqueued,
+    resumption.placed ?? resumption.ready.then(() => undefined),
     () => {
-      isEnqueued = true;
       entry.isBusy = false;
       if (entry.sequence.disposed || entry.state === "broken") return;
-      if (world.config.sabotage !== "no-hold") resumption.hold();
+      if (world.config.sabotage !== "no-hold") resumption.waitLayer();
       entry.state = "running";
       entry.doubts = [...entry.doubts.filter(({ state }) => state !== "came"), doubt];
       cameBack(world, entry);
@@ -190,8 +192,9 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
       told?.();
     },
     (error) => {
-      if (isEnqueued && codeOf(error) === "ERR_KVASIR_DEVICE_LOST") {
+      if (codeOf(error) === "ERR_KVASIR_DEVICE_LOST") {
         doubt.state = "lost";
+        entry.state = "broken";
         for (const other of world.entries) if (other.doubts.includes(doubt)) other.state = "broken";
       }
       told?.(error);
@@ -216,7 +219,7 @@ export function adopt(
       entry.isBusy = false;
       entry.adopting = undefined;
       if (entry.sequence.disposed) return;
-      if (count !== entry.sequence.length || count % pageSize !== 0 || count >= Math.max(1, tokens.length))
+      if (count !== entry.sequence.length || count >= Math.max(1, tokens.length))
         world.fail(`adopt of ${tokens.length} tokens gave ${count}, and ${entry.sequence.length} are in`);
       for (let i = 0; i < count; i++) entry.text.push(tokens[i] as number);
       entry.noted = count;
@@ -227,7 +230,7 @@ export function adopt(
       entry.isBusy = false;
       entry.adopting = undefined;
       entry.state = "broken";
-      return codeOf(error) !== "ERR_KVASIR_OUT_OF_PAGES" && mayRefuse(world, entry, signal)(error);
+      return codeOf(error) !== "ERR_KVASIR_OUT_OF_PAGES" && mayEnd(world, entry, signal)(error);
     },
   );
 }
@@ -236,7 +239,7 @@ function swapOut(world: World, number: number): void {
   const entry = world.pick(number);
   if (entry === undefined || entry.isBusy) return;
   entry.state = "away";
-  world.track("swapOut", world.manager.swapOut(entry.sequence), () => undefined, mayRefuse(world, entry, undefined));
+  world.track("swapOut", world.manager.swapOut(entry.sequence), () => undefined, isGone(entry));
 }
 
 function suspend(world: World, number: number): void {
@@ -247,11 +250,11 @@ function suspend(world: World, number: number): void {
 }
 
 function openAndAdopt(world: World, a: number, b: number, c: number): void {
-  if (world.entries.length >= most) return;
-  const prompt = prompts[a % prompts.length] as Int32Array;
+  if (!world.isFree(a)) return;
+  const prompt = prompts[c % prompts.length] as Int32Array;
   const tokens = prompt.slice(0, 1 + (b % prompt.length));
-  if (c % 5 === 0) tokens[c % tokens.length] = (a + b) & 3;
-  adopt(world, world.open(b % salts), tokens, signalOf(world, c));
+  if (c % 7 === 0) tokens[c % tokens.length] = (a + b) & 3;
+  adopt(world, world.open(a, b % salts), tokens, signalOf(world, b));
 }
 
 function pin(world: World, number: number): void {
@@ -299,12 +302,12 @@ export type Operation = (world: World, a: number, b: number, c: number) => void;
 
 /** Operations, each with how often it comes. */
 export const operations: Record<string, readonly [weight: number, run: Operation]> = {
-  open: [3, (world, a) => void (world.entries.length < most && world.open(a % salts))],
-  adopt: [8, openAndAdopt],
+  open: [6, (world, a, b) => void (world.isFree(a) && world.open(a, b % salts))],
+  adopt: [12, openAndAdopt],
   append: [22, (world, a, b, c) => append(world, a, 1 + (b % 40), c, b % 7)],
   appendMany: [6, (world, a, b) => appendMany(world, 1 + (a % 18), b)],
   truncate: [3, (world, a, b) => truncate(world, a, b % 60)],
-  fork: [4, (world, a) => fork(world, a)],
+  fork: [5, (world, a, b) => fork(world, a, b)],
   dispose: [6, (world, a) => dispose(world, a)],
   suspend: [9, (world, a) => suspend(world, a)],
   resume: [
@@ -330,12 +333,7 @@ export const operations: Record<string, readonly [weight: number, run: Operation
     (world, a) => {
       const entry = world.pick(a);
       if (entry === undefined) return;
-      world.track(
-        "writeThrough",
-        world.manager.writeThrough(entry.sequence),
-        () => undefined,
-        mayRefuse(world, entry, undefined),
-      );
+      world.track("writeThrough", world.manager.writeThrough(entry.sequence), () => undefined, mayEnd(world, entry, undefined));
     },
   ],
   flush: [
@@ -344,7 +342,7 @@ export const operations: Record<string, readonly [weight: number, run: Operation
       const entry = world.pick(a);
       if (entry === undefined) return;
       const done = world.manager.flush(entry.sequence, b % 2);
-      world.track("flush", done, () => undefined, mayRefuse(world, entry, undefined));
+      world.track("flush", done, () => undefined, isGone(entry));
     },
   ],
   pin: [1, pin],

@@ -47,7 +47,9 @@ export async function shrink(trace: Trace, most = 3000): Promise<Shrunk> {
     const [name, a, b, c, turns] = best[i] as Step;
     if (turns !== 0) await attempt(best.map((step, k) => (k === i ? [name, a, b, c, 0] : step)));
   }
-  return { trace: { ...trace, steps: best }, failure: failure as string, runs };
+  const shortest = { ...trace, steps: best };
+  const { failure: told } = await replay(shortest, undefined, true);
+  return { trace: shortest, failure: told ?? (failure as string), runs };
 }
 
 /** One line that holds the trace, and how to run it again. */

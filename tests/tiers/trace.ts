@@ -79,9 +79,10 @@ process.on("unhandledRejection", (error) => {
   running.fail(`a rejection that nobody handles: ${String((error as Error)?.stack ?? error)}`);
 });
 
-/** Runs a trace, to its first failure. `counts` adds up what was done. */
-export async function replay({ config, steps, seed }: Trace, counts?: Map<string, number>): Promise<Outcome> {
+/** Runs a trace, to its first failure. `counts` adds up what was done. Stacks cost more than what they are stacks of. */
+export async function replay({ config, steps, seed }: Trace, counts?: Map<string, number>, hasStacks = false): Promise<Outcome> {
   const world = new World(config);
+  Error.stackTraceLimit = hasStacks ? 30 : 0;
   running = world;
   let done = 0;
   for (const step of steps) {

@@ -78,7 +78,8 @@ export class World {
   manager!: CacheTiers;
   device: PageMemory[] = [];
   host: PageMemory[] = [];
-  entries: Entry[] = [];
+  /** Sequences have fixed places, so that a step means the same one when others are left out. */
+  readonly places: (Entry | undefined)[] = new Array(9).fill(undefined);
   pins: Pin[] = [];
   controllers: AbortController[] = [];
   /** Names of calls that have not ended. */
@@ -112,9 +113,9 @@ export class World {
     return all.slice(0, this.config.groups);
   }
 
-  /** Whether nothing can be lost: no faults, and a keyed tier that takes everything. */
+  /** Whether nothing can be lost: no faults, and keyed tiers that keep everything. */
   get isAmple(): boolean {
-    return !this.config.faults && this.tiers.some(({ capacity }) => capacity >= 1e6);
+    return !this.config.faults && this.tiers.length > 0 && this.tiers.every(({ capacity }) => capacity >= 1e6);
   }
 
   /** A new cache over the same keyed tiers; whatever was under way is forgotten. */
@@ -122,7 +123,7 @@ export class World {
     this.#generation++;
     const { config } = this;
     this.pending.clear();
-    this.entries = [];
+    this.places.fill(undefined);
     this.pins = [];
     this.controllers = [];
     this.machine = new Machine();
@@ -169,27 +170,36 @@ export class World {
     );
   }
 
-  open(salt: number): Entry {
-    return this.enter(this.cache.createSequence(bytesOf(salt)), new Text(salt), "running");
+  get entries(): Entry[] {
+    return this.places.filter((entry) => entry !== undefined);
   }
 
-  enter(sequence: Sequence, text: Text, state: Entry["state"]): Entry {
+  /** Whether the place that a number stands for is empty. */
+  isFree(number: number): boolean {
+    return this.places[number % this.places.length] === undefined;
+  }
+
+  open(number: number, salt: number): Entry {
+    return this.enter(number, this.cache.createSequence(bytesOf(salt)), new Text(salt), "running");
+  }
+
+  enter(number: number, sequence: Sequence, text: Text, state: Entry["state"]): Entry {
     const id = this.#nextId++;
     const base = { isBusy: false, adopting: undefined, noted: 0, ahead: undefined, doubts: [], isPoisoned: false };
     const entry: Entry = { id, sequence, text, state, ...base };
-    this.entries.push(entry);
+    this.places[number % this.places.length] = entry;
     return entry;
   }
 
   leave(entry: Entry): void {
     entry.sequence.dispose();
-    const index = this.entries.indexOf(entry);
-    if (index >= 0) this.entries.splice(index, 1);
+    const index = this.places.indexOf(entry);
+    if (index >= 0) this.places[index] = undefined;
   }
 
-  /** The entry that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
+  /** The entry in the place that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
   pick(number: number): Entry | undefined {
-    const entry = this.entries[number % Math.max(1, this.entries.length)];
+    const entry = this.places[number % this.places.length];
     if (entry?.state !== "broken") return entry;
     this.leave(entry);
     return undefined;
