@@ -3,7 +3,15 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type CacheTiers, type Device, loadModel, type Model, type ModelOptions, type Sequence } from "../../lib/index.js";
+import {
+  type CacheTiers,
+  type Device,
+  type KvEvent,
+  loadModel,
+  type Model,
+  type ModelOptions,
+  type Sequence,
+} from "../../lib/index.js";
 import { eachBackend } from "../device.js";
 import { golden, modelFolder } from "./golden.js";
 
@@ -127,6 +135,35 @@ eachBackend((device: Device) => {
       using stranger = model.createSequence({ salt: "other" });
       expect(await tiers.adopt(stranger, Int32Array.from(text))).toBe(0);
       model.cache.checkIntegrity();
+      await model.close();
+    });
+
+    test("tells of its pages by events and metrics", async () => {
+      const model = await open({ host: { bytes: 64 << 20 } });
+      const tiers = model.tiers as CacheTiers;
+      const told: KvEvent[] = [];
+      const stop = tiers.events.subscribe((batch) => {
+        if (!batch.gap) told.push(...batch.events);
+      });
+      const text = ids.slice(0, 300);
+      using first = model.createSequence();
+      await turn(model, first, text, 1);
+      await tiers.swapOut(first);
+      using second = model.createSequence();
+      expect(await tiers.adopt(second, Int32Array.from(text))).toBe(256);
+      await tiers.idle();
+      await new Promise((resolve) => setImmediate(resolve));
+      stop();
+      const stored = told.filter(({ kind }) => kind === "stored");
+      expect(stored.length).toBe(4);
+      stored.slice(1).forEach(({ parent }, i) => {
+        expect(parent).toBe(stored[i]?.key);
+      });
+      expect(told.some(({ kind, tiers: held }) => kind === "moved" && held.join() === "ddr")).toBe(true);
+      const text004 = tiers.metrics.text();
+      expect(text004).toMatch(/^kvasir_adopted_tokens_total 256$/m);
+      expect(text004).toMatch(/^kvasir_found_tokens_total\{tier="host"\} 256$/m);
+      expect(text004).toMatch(/^kvasir_moved_bytes_total\{direction="out"\} [1-9]/m);
       await model.close();
     });
 
