@@ -5,7 +5,7 @@
 import type { KvCache } from "./kv_cache.js";
 import { type KeyedMoves, tierBit } from "./keyed_moves.js";
 import { NONE, type PagePool } from "./page_pool.js";
-import { KEY_WORDS } from "./tier_driver.js";
+import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
 
 export interface Claim {
   /** Pages of each group, equally many; one reference each is the claim's. */
@@ -79,7 +79,7 @@ async function extend(
       if (known !== NONE) pool.retain(known, false);
       const page = known !== NONE ? known : announce(pool, place, root, keys, tokens);
       if (page === NONE) return false;
-      keyed.drivers.forEach((_, driver) => {
+      keyed.drivers.forEach((driver) => {
         if (((tiers[group]?.[i] as number) & tierBit(driver)) !== 0) pool.setTier(page, tierBit(driver), true);
       });
       (claim.pages[group] as number[]).push(page);
@@ -112,7 +112,7 @@ async function tiersHolding(keyed: KeyedMoves, group: number, keys: Uint32Array,
   const answers = await Promise.all(keyed.drivers.map((driver) => driver.lookup(group, keys, signal)));
   answers.forEach((held, driver) => {
     held.forEach((isHeld, i) => {
-      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(driver);
+      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(keyed.drivers[driver] as TierDriver);
     });
   });
   return bits;

@@ -1,11 +1,10 @@
 /** The tiers' counters as metrics, read when asked for. */
-import { Metrics } from "../observe/metrics.js";
+import type { Metrics } from "../observe/metrics.js";
 import type { TiersStats } from "./tier_stats.js";
 import type { TierDriver, TierStats } from "./tier_driver.js";
 
-/** Names begin with kvasir_; `stats` is called once for each metric that is read. */
-export function tierMetrics(stats: () => TiersStats, drivers: readonly TierDriver[]): Metrics {
-  const metrics = new Metrics();
+/** Registers what the tiers count; `stats` is called once for each metric that is read. */
+export function registerTiers(metrics: Metrics, stats: () => TiersStats, drivers: readonly TierDriver[]): void {
   const counter = (name: string, help: string, read: (stats: TiersStats) => number, labels = {}): void => {
     metrics.counter(`kvasir_${name}_total`, help, labels, () => read(stats()));
   };
@@ -24,17 +23,7 @@ export function tierMetrics(stats: () => TiersStats, drivers: readonly TierDrive
   counter("move_failures", "Copies between the pools that failed.", ({ moves }) => moves.failures);
   counter("demoted_pages", "Pages that left an arena with a copy below it.", ({ evictions }) => evictions.demoted);
   counter("dropped_pages", "Pages that were forgotten to make room.", ({ evictions }) => evictions.dropped);
-  arenaMetrics(metrics, stats);
   for (const driver of drivers) driverMetrics(metrics, driver);
-  return metrics;
-}
-
-function arenaMetrics(metrics: Metrics, stats: () => TiersStats): void {
-  stats().arenas.forEach(({ name }, index) => {
-    const labels = { arena: name, index: String(index) };
-    metrics.gauge("kvasir_arena_slots", "Page slots of an arena.", labels, () => stats().arenas[index]?.slots ?? 0);
-    metrics.gauge("kvasir_arena_used_slots", "Those in use.", labels, () => stats().arenas[index]?.usedSlots ?? 0);
-  });
 }
 
 function driverMetrics(metrics: Metrics, driver: TierDriver): void {
