@@ -21,6 +21,7 @@ import {
 import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
+import { diskTier } from "./suites/disk_tier.js";
 import { execution } from "./suites/execution.js";
 import { pageKeyRates } from "./suites/page_keys.js";
 import { swap } from "./suites/swap.js";
@@ -43,6 +44,7 @@ const suites = {
   page_copy: pageCopy,
   swap,
   page_pool: pagePool,
+  disk_tier: diskTier,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
@@ -53,6 +55,7 @@ const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suit
   --device D       cpu, cuda or cuda:<index>; default the best usable one
   --json           print the results as JSON, too
   --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
+  --dir PATH       disk_tier: a folder on the file system to measure; default that of temporary files
   --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
 `;
 
@@ -90,6 +93,7 @@ export async function runBench(args: readonly string[]): Promise<number> {
       device: { type: "string" },
       json: { type: "boolean", default: false },
       only: { type: "string" },
+      dir: { type: "string" },
       "no-peers": { type: "boolean", default: false },
       help: { type: "boolean", short: "h" },
     },
@@ -116,6 +120,7 @@ export async function runBench(args: readonly string[]): Promise<number> {
     const result = describeRun(name, device, ceilings);
     const options: SuiteOptions = {
       only: values.only,
+      dir: values.dir,
       withPeers: !values["no-peers"],
       conclude: (summary) => {
         result.summary = summary;
