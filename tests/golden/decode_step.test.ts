@@ -79,7 +79,7 @@ eachBackend((device) => {
       using batch = model.decode([sequence], sampling);
       const made = [(await batch.start(first))[0] as number];
       while (made.length < 12) made.push((await batch.step())[0] as number);
-      const after = async (draws?: number[]): Promise<number[]> => {
+      const resumed = async (draws?: number[]): Promise<number[]> => {
         sequence.truncate(40 + 5);
         using other = model.decode([sequence], sampling);
         other.startFrom([made[5] as number], draws);
@@ -87,8 +87,8 @@ eachBackend((device) => {
         while (tokens.length < 6) tokens.push((await other.step())[0] as number);
         return tokens;
       };
-      expect(await after([5])).toEqual(made.slice(6));
-      expect(await after()).not.toEqual(made.slice(6));
+      expect(await resumed([5])).toEqual(made.slice(6));
+      expect(await resumed()).not.toEqual(made.slice(6));
     });
 
     test("refuses options that it does not know", () => {
