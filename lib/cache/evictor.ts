@@ -57,7 +57,10 @@ export class Evictor {
           await Promise.race([this.#moves.next(), this.#keyed.next()]); // what is being copied may be free afterwards
           continue;
         }
-        stuck.push(...(await this.#moveDown(group, arena, costly)));
+        const stay = await this.#moveDown(group, arena, costly);
+        stuck.push(...stay);
+        // Those that found no place may find one now that others have moved on.
+        if (stay.length < costly.length) for (const held of stuck.splice(0)) pool.unmark(held.page, MARK_EVICT, held.epoch);
       }
       return pool.freeSlots(arena);
     } finally {
@@ -80,6 +83,31 @@ export class Evictor {
     }
     if (costly.length === 0) return;
     for (const { page, epoch } of await this.#moveDown(group, arena, costly)) pool.unmark(page, MARK_EVICT, epoch);
+  }
+
+  /** Copies sealed pages to the keyed tiers, from `first` on, by way of the host pool where there is one. They stay where they are. */
+  async writeDown(group: number, pages: readonly number[], first: number): Promise<void> {
+    const pool = this.#pools[group] as PagePool;
+    await Promise.all([this.#moves.idle(), this.#keyed.idle()]);
+    const { arena } = this.#keyed;
+    const isFree = (page: number): boolean => pool.isSealed(page) && pool.marks(page) === 0;
+    const left = pages.filter((page) => isFree(page) && !this.#keyed.holds(group, page, first));
+    while (left.length > 0) {
+      const lacking = left.filter((page) => isFree(page) && !pool.isValid(page, arena));
+      if (lacking.length > pool.freeSlots(arena))
+        await this.makeRoom(group, arena, Math.min(lacking.length, pool.numSlots(arena)));
+      const copied = lacking.filter((page) => {
+        if (!isFree(page) || !pool.isValid(page, 0) || pool.isValid(page, arena)) return false;
+        if (pool.slot(page, arena) === NONE && pool.freeSlots(arena) === 0) return false;
+        if (pool.slot(page, arena) === NONE) pool.takeSlot(page, arena);
+        return true;
+      });
+      if (copied.length > 0) await this.#moves.out(group, copied);
+      const ready = left.filter((page) => isFree(page) && pool.isValid(page, arena));
+      if (ready.length === 0) return;
+      await this.#keyed.store(group, ready, first);
+      left.splice(0, left.length, ...left.filter((page) => !ready.includes(page)));
+    }
   }
 
   /** Drops victims that need no copy; returns as many others, marked so that they leave the order, as the rest of the need. */
