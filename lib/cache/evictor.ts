@@ -53,7 +53,10 @@ export class Evictor {
         }
         if (costly.length === 0) {
           if (arena === 1 && this.#dropDuplicate(pool)) continue;
-          if (this.#moves.pending + this.#keyed.pending === 0) break;
+          if (this.#moves.pending + this.#keyed.pending === 0) {
+            if (await this.#giveUpBlocked(group, arena)) continue;
+            break;
+          }
           await Promise.race([this.#moves.next(), this.#keyed.next()]); // what is being copied may be free afterwards
           continue;
         }
@@ -127,6 +130,20 @@ export class Evictor {
       } else costly.push({ page, epoch: pool.mark(page, MARK_EVICT) });
     }
     return costly;
+  }
+
+  /** Lets a page go that only pages follow which are out of reach; false where there is none. */
+  async #giveUpBlocked(group: number, arena: number): Promise<boolean> {
+    const pool = this.#pools[group] as PagePool;
+    const page = pool.blockedVictim(arena);
+    if (page === NONE) return false;
+    if (this.#isWorthMoving(group, arena, page))
+      await this.#moveDown(group, arena, [{ page, epoch: pool.mark(page, MARK_EVICT) }]);
+    else {
+      pool.dropSlot(page, arena);
+      this.counters.dropped++;
+    }
+    return true;
   }
 
   #hasCopyBelow(group: number, arena: number, page: number): boolean {
