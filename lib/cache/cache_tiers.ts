@@ -214,18 +214,23 @@ export class CacheTiers implements ContextStore {
     );
   }
 
-  /** Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. */
+  /**
+   * Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. Where the host
+   * pool is full it makes room there.
+   */
   async flush(sequence: Sequence, first = 0): Promise<void> {
-    await this.writeThrough(sequence);
+    this.cache.rowOf(sequence);
     for (const [group, { pool }] of this.cache.groups.entries()) {
-      if (sequence.disposed) return;
-      const { row } = sequence;
-      const isWritable = (page: number): boolean =>
-        pool.state(page) === SEALED && pool.marks(page) === 0 && pool.isValid(page, this.#keyed.arena);
-      const pages = this.#pages(group, row).filter((page) => isWritable(page) && !this.#keyed.holds(group, page, first));
-      for (let at = 0; at < pages.length; at += flushPages) {
-        const some = pages.slice(at, at + flushPages).filter(isWritable);
-        if (some.length > 0) await this.#keyed.store(group, some, first);
+      const left = (): number[] =>
+        sequence.disposed
+          ? []
+          : this.#pages(group, sequence.row).filter((page) => pool.isSealed(page) && !this.#keyed.holds(group, page, first));
+      for (let pages = left(), before = Number.POSITIVE_INFINITY; pages.length > 0 && pages.length < before; pages = left()) {
+        before = pages.length; // those that no tier takes are not tried again
+        for (let at = 0; at < pages.length; at += flushPages) {
+          const some = pages.slice(at, at + flushPages);
+          await this.#turn.take(() => this.#evictor.writeDown(group, sequence.disposed ? [] : some, first));
+        }
       }
     }
   }
@@ -306,7 +311,9 @@ export class CacheTiers implements ContextStore {
       await resumption.ready; // nobody else would hear of a copy that failed
       return sequence.length;
     } catch (error) {
-      if (sequence.disposed || signal?.aborted === true) throw error;
+      signal?.throwIfAborted();
+      if (sequence.disposed)
+        throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was brought", { cause: error });
       this.cache.cut(sequence.row, 0);
       this.cache.unsuspend(sequence.row);
       this.cache.refreshSlots(sequence.row);

@@ -4,6 +4,7 @@ import { BLOCKED, DROPPABLE, type EvictionOrder, MOVABLE } from "./eviction.js";
 import {
   ACTIVE,
   CACHED,
+  classOf,
   FREE,
   MARK_IN,
   MARK_OUT,
@@ -175,6 +176,19 @@ export class PageResidency extends PageReferences {
    */
   victim(arena: number, isMovable = true): number {
     return this.#order(arena).victim(!isMovable);
+  }
+
+  /**
+   * A page of the arena that nothing refers to but that others follow which cannot go before it (they are in use, or in keyed tiers only), or
+   * NONE. For when `victim` has nothing more: whoever drops it makes those others unfindable. Walks over the pages that are listed.
+   */
+  blockedVictim(arena: number): number {
+    const order = this.#order(arena);
+    if (order.count(BLOCKED) === 0) return NONE;
+    for (const page of [...order.policy.pages(), ...order.heldPages()]) {
+      if (classOf(this.#flags[page] as number) === BLOCKED) return page;
+    }
+    return NONE;
   }
 
   /**

@@ -33,7 +33,8 @@ export function pagesNeeded(
 export function freeUp(pool: PagePool, need: number): number {
   if (pool.freeSlots(0) + pool.reclaimable(0) < need) return pool.numFree;
   while (pool.freeSlots(0) < need) {
-    const page = pool.victim(0, false);
+    const victim = pool.victim(0, false);
+    const page = victim === NONE ? pool.blockedVictim(0) : victim;
     if (page === NONE) break;
     pool.dropSlot(page, 0);
   }

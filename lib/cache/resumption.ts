@@ -62,17 +62,20 @@ export class Resuming {
     try {
       const groups = this.#cache.groups.map((_, group) => group);
       for (const group of groups) await this.#makeRoom(group, signal);
-      for (const group of groups) await this.#load(group, signal);
-      this.#check(signal);
-      this.#cutLost();
-      for (const group of groups) this.#forgetPrivate(group);
-      for (const group of groups) await this.#lift(group, signal);
-      this.#check(signal);
+      // Another's copy that was to bring a page of ours may fail before we have joined it: then it is our turn to bring it.
+      do {
+        for (const group of groups) await this.#load(group, signal);
+        this.#check(signal);
+        this.#cutLost();
+        for (const group of groups) this.#forgetPrivate(group);
+        for (const group of groups) await this.#lift(group, signal);
+        this.#check(signal);
+        this.#joinAll();
+      } while (!this.#isComplete());
     } catch (error) {
       if (!this.#sequence.disposed) this.#cache.suspend(row);
       throw error;
     }
-    this.#joinAll();
     this.#arrival = this.#cache.refreshSlots(row, this.#coming.size > 0);
   }
 
@@ -203,6 +206,11 @@ export class Resuming {
     this.#coming.add(move);
     this.#over.push(over);
     this.#bytes += move.bytes;
+  }
+
+  /** Whether the device has all pages, or will have them. */
+  #isComplete(): boolean {
+    return this.#cache.groups.every(({ pool }, group) => this.#pages(group).every((page) => pool.isValid(page, 0)));
   }
 
   /** Copies that are under way for others bring our pages too. */

@@ -66,6 +66,7 @@ async function calm(world: World, seed: number): Promise<void> {
   for (const entry of world.entries) {
     world.manager.suspend(entry.sequence);
     entry.state = "away";
+    entry.suspensions++;
   }
 }
 
@@ -124,6 +125,16 @@ async function extend(world: World, entry: Entry, seed: number): Promise<void> {
     world.fail(`sequence ${entry.id}, alone, got no ${want} pages after makeRoom`);
 }
 
+/** Leading pages of the sequence that others can find. */
+export function sealedPages({ cache }: World, { sequence }: Entry): number {
+  const counts = cache.groups.map(({ pool }, group) => {
+    const pages = cache.rowPages(group, sequence.row);
+    const open = pages.findIndex((page) => page < 0 || !pool.isSealed(page));
+    return open < 0 ? pages.length : open;
+  });
+  return Math.min(...counts);
+}
+
 /** A cache that is closed and opened again over the same keyed tiers finds what was flushed; one that crashes finds what it can. */
 export async function restart(world: World, number: number, seed: number): Promise<void> {
   if (seed % 2 === 0) {
@@ -134,7 +145,7 @@ export async function restart(world: World, number: number, seed: number): Promi
   const entry = world.pick(number);
   if (entry === undefined || world.failure !== undefined) return;
   const { text } = entry;
-  const sealed = Math.min(world.cache.log(entry.sequence.row).numKeys, Math.floor((text.length - 1) / pageSize));
+  const sealed = Math.min(sealedPages(world, entry), Math.floor((text.length - 1) / pageSize));
   const isSure = world.isAmple && world.config.groups === 1 && sealed <= world.config.devicePages;
   world.track(
     "flush",
@@ -161,7 +172,7 @@ export async function restart(world: World, number: number, seed: number): Promi
 /** Lets everybody go: no page stays in use. */
 export async function finish(world: World, seed: number): Promise<void> {
   await settle(world, seed);
-  for (const { handle } of world.pins.splice(0)) handle[Symbol.dispose]();
+  for (const pin of world.pins.splice(0)) pin[Symbol.dispose]();
   for (const entry of world.entries.slice()) world.leave(entry);
   await settle(world, seed + 1);
   if (world.failure !== undefined) return;

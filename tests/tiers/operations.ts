@@ -63,10 +63,13 @@ export function step(world: World, entries: readonly Entry[], counts: readonly n
   return true;
 }
 
+const isBusy = ({ returning, adopting }: Entry): boolean => returning > 0 || adopting !== undefined;
+
 function append(world: World, number: number, count: number, a: number, mode: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || entry.isBusy) return;
+  if (entry === undefined || isBusy(entry)) return;
   if (entry.state !== "running") {
+    if (world.cache.isRunning(entry.sequence.row)) return; // it does, and only we have not heard of it yet
     // Whoever adds to a sequence that does not run is told so.
     const isRefused = refuses(() => entry.sequence.reserve(1), "ERR_KVASIR_INVALID_ARGUMENT");
     if (!isRefused) world.fail(`a suspended sequence ${entry.id} took tokens`);
@@ -77,7 +80,7 @@ function append(world: World, number: number, count: number, a: number, mode: nu
 }
 
 function appendMany(world: World, count: number, a: number): void {
-  const entries = world.entries.filter(({ state, isBusy }) => state === "running" && !isBusy).slice(0, 1 + (a % 4));
+  const entries = world.entries.filter((entry) => entry.state === "running" && !isBusy(entry)).slice(0, 1 + (a % 4));
   if (entries.length === 0) return;
   const counts = entries.map((_, i) => (count + i) % 20);
   if (!step(world, entries, counts, a)) return;
@@ -106,7 +109,9 @@ function fork(world: World, number: number, place: number): void {
   const entry = world.pick(number);
   if (entry === undefined || !world.isFree(place)) return;
   const child = world.enter(place, entry.sequence.fork(), entry.text.clone(), entry.state);
-  if (entry.isBusy) child.state = world.cache.isRunning(child.sequence.row) ? "running" : "away";
+  if (entry.returning > 0) child.state = "away"; // it waits for its pages as its parent does
+  if (entry.adopting !== undefined)
+    child.state = world.cache.isRunning(child.sequence.row) && child.sequence.length === 0 ? "running" : "away";
   // A sequence that is being filled has some of its tokens, and nobody said which.
   for (let i = 0; entry.adopting !== undefined && i < child.sequence.length; i++) child.text.push(entry.adopting[i] as number);
   child.noted = entry.adopting === undefined ? entry.noted : child.text.length;
@@ -158,29 +163,34 @@ export function cameBack(world: World, entry: Entry): void {
     else if (losses === 0) world.fail(`sequence ${entry.id} of ${had} tokens lost all from ${length}`);
     else if (length % pageSize !== 0) world.fail(`sequence ${entry.id} was cut to ${length} tokens, not at a page`);
     cutText(entry, Math.min(length, had));
+    world.deeds.cut++;
   }
   world.read(entry);
 }
 
 export function resume(world: World, entry: Entry, signal: AbortSignal | undefined, told?: (error?: unknown) => void): void {
-  if (entry.state === "running") entry.state = "away";
+  const { suspensions } = entry;
   const resumption = world.manager.resume(entry.sequence, { signal });
   const doubt: Doubt = { state: "open" };
-  entry.isBusy = true;
-  const refused = mayEnd(world, entry, signal);
+  const isWanted = (): boolean => !entry.sequence.disposed && entry.state !== "broken" && entry.suspensions === suspensions;
+  const refused = (error: unknown): boolean => {
+    const isSuspended = codeOf(error) === "ERR_KVASIR_DISPOSED" && entry.suspensions !== suspensions;
+    return isSuspended || mayEnd(world, entry, signal)(error);
+  };
+  entry.returning++;
   world.track(
     "resume",
     resumption.placed ?? resumption.ready.then(() => undefined),
     () => {
-      entry.isBusy = false;
-      if (entry.sequence.disposed || entry.state === "broken") return;
+      entry.returning--;
+      if (!isWanted()) return;
       if (world.config.sabotage !== "no-hold") resumption.waitLayer();
       entry.state = "running";
       entry.doubts = [...entry.doubts.filter(({ state }) => state !== "came"), doubt];
       cameBack(world, entry);
     },
     (error) => {
-      entry.isBusy = false;
+      entry.returning--;
       return refused(error);
     },
   );
@@ -189,6 +199,7 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
     resumption.ready,
     () => {
       doubt.state = "came";
+      world.deeds.resumed++;
       told?.();
     },
     (error) => {
@@ -198,6 +209,7 @@ export function resume(world: World, entry: Entry, signal: AbortSignal | undefin
         for (const other of world.entries) if (other.doubts.includes(doubt)) other.state = "broken";
       }
       told?.(error);
+      world.deeds.refused++;
       return refused(error);
     },
   );
@@ -210,24 +222,23 @@ export function adopt(
   signal?: AbortSignal,
   told?: (count: number) => void,
 ): void {
-  entry.isBusy = true;
   entry.adopting = tokens;
   world.track(
     "adopt",
     world.manager.adopt(entry.sequence, tokens, { signal }),
-    (count) => {
-      entry.isBusy = false;
+    (given) => {
       entry.adopting = undefined;
       if (entry.sequence.disposed) return;
-      if (count !== entry.sequence.length || count >= Math.max(1, tokens.length))
-        world.fail(`adopt of ${tokens.length} tokens gave ${count}, and ${entry.sequence.length} are in`);
+      const count = entry.sequence.length; // fewer where it was truncated meanwhile
+      if (count > given || given >= Math.max(1, tokens.length))
+        world.fail(`adopt of ${tokens.length} tokens gave ${given}, and ${count} are in`);
       for (let i = 0; i < count; i++) entry.text.push(tokens[i] as number);
       entry.noted = count;
+      if (count > 0) world.deeds.adopted++;
       world.read(entry);
       told?.(count);
     },
     (error) => {
-      entry.isBusy = false;
       entry.adopting = undefined;
       entry.state = "broken";
       return codeOf(error) !== "ERR_KVASIR_OUT_OF_PAGES" && mayEnd(world, entry, signal)(error);
@@ -237,16 +248,18 @@ export function adopt(
 
 function swapOut(world: World, number: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || entry.isBusy) return;
+  if (entry === undefined || entry.adopting !== undefined) return;
   entry.state = "away";
+  entry.suspensions++;
   world.track("swapOut", world.manager.swapOut(entry.sequence), () => undefined, isGone(entry));
 }
 
 function suspend(world: World, number: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || entry.isBusy) return;
+  if (entry === undefined || entry.adopting !== undefined) return;
   world.manager.suspend(entry.sequence);
   entry.state = "away";
+  entry.suspensions++;
 }
 
 function openAndAdopt(world: World, a: number, b: number, c: number): void {
@@ -259,14 +272,13 @@ function openAndAdopt(world: World, a: number, b: number, c: number): void {
 
 function pin(world: World, number: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || entry.isBusy || world.pins.length >= 2) return;
-  const sealed = Math.min(world.cache.log(entry.sequence.row).numKeys, Math.floor(entry.text.length / pageSize));
-  world.pins.push({ handle: world.manager.pin(entry.sequence), text: entry.text.clone(), sealed });
+  if (entry === undefined || isBusy(entry) || world.pins.length >= 2) return;
+  world.pins.push(world.manager.pin(entry.sequence));
 }
 
 function noteAhead(world: World, number: number, a: number): void {
   const entry = world.pick(number);
-  if (entry === undefined || entry.isBusy) return;
+  if (entry === undefined || isBusy(entry)) return;
   note(world, entry);
   entry.ahead = a & 1;
   world.manager.noteTokens(entry.sequence, entry.text.length, [entry.ahead]);
@@ -314,7 +326,7 @@ export const operations: Record<string, readonly [weight: number, run: Operation
     12,
     (world, a, b) => {
       const entry = world.pick(a);
-      if (entry !== undefined && !entry.isBusy) resume(world, entry, signalOf(world, b));
+      if (entry !== undefined && entry.adopting === undefined) resume(world, entry, signalOf(world, b));
     },
   ],
   swapOut: [5, (world, a) => swapOut(world, a)],
@@ -346,7 +358,7 @@ export const operations: Record<string, readonly [weight: number, run: Operation
     },
   ],
   pin: [1, pin],
-  unpin: [1, (world, a) => world.pins.splice(a % 3, 1)[0]?.handle[Symbol.dispose]()],
+  unpin: [1, (world, a) => world.pins.splice(a % 3, 1)[0]?.[Symbol.dispose]()],
   lookAhead: [
     2,
     (world, a) =>
@@ -358,21 +370,21 @@ export const operations: Record<string, readonly [weight: number, run: Operation
     4,
     (world, a) => {
       const entry = world.pick(a);
-      if (entry?.state === "running" && !entry.isBusy) world.read(entry);
+      if (entry?.state === "running" && !isBusy(entry)) world.read(entry);
     },
   ],
   behindWindow: [
     2,
     (world, a) => {
       const entry = world.pick(a);
-      if (entry !== undefined && !entry.isBusy) world.cache.releaseBehindWindow(entry.sequence.row);
+      if (entry !== undefined && !isBusy(entry)) world.cache.releaseBehindWindow(entry.sequence.row);
     },
   ],
   noteLate: [
     4,
     (world, a) => {
       const entry = world.pick(a);
-      if (entry !== undefined && !entry.isBusy) note(world, entry);
+      if (entry !== undefined && !isBusy(entry)) note(world, entry);
     },
   ],
   noteAhead: [2, (world, a, b) => noteAhead(world, a, b)],

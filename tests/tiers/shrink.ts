@@ -48,7 +48,7 @@ export async function shrink(trace: Trace, most = 3000): Promise<Shrunk> {
     if (turns !== 0) await attempt(best.map((step, k) => (k === i ? [name, a, b, c, 0] : step)));
   }
   const shortest = { ...trace, steps: best };
-  const { failure: told } = await replay(shortest, undefined, true);
+  const { failure: told } = await replay(shortest, { hasStacks: true });
   return { trace: shortest, failure: told ?? (failure as string), runs };
 }
 

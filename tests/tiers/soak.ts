@@ -29,6 +29,7 @@ interface Progress {
   seed: number;
   operations: number;
   counts: [string, number][];
+  deeds: [string, number][];
   failure?: string | undefined;
   isOver: boolean;
 }
@@ -37,12 +38,13 @@ interface Progress {
 async function runSeed({ seed, operations }: Job, tell: (progress: Progress) => void): Promise<void> {
   for (let done = 0, index = 0; done < operations; index++) {
     const counts = new Map<string, number>();
+    const deeds = new Map<string, number>();
     const trace = randomTrace(seed * 100_003 + index, Math.min(perTrace, operations - done));
-    const outcome = await replay(trace, counts);
+    const outcome = await replay(trace, { counts, deeds });
     done += outcome.steps;
     const failure = outcome.failure === undefined ? undefined : report(await shrink(trace));
     const isOver = failure !== undefined || done >= operations;
-    tell({ seed, operations: outcome.steps, counts: [...counts], failure, isOver });
+    tell({ seed, operations: outcome.steps, counts: [...counts], deeds: [...deeds], failure, isOver });
     if (isOver) return;
   }
 }
@@ -57,6 +59,7 @@ async function replayFile(path: string): Promise<void> {
 class Tally {
   operations = 0;
   readonly counts: Map<string, number> = new Map();
+  readonly deeds: Map<string, number> = new Map();
   readonly failures: string[] = [];
   #told = 0;
   readonly #begin = performance.now();
@@ -65,9 +68,10 @@ class Tally {
     return (performance.now() - this.#begin) / 1000;
   }
 
-  add({ seed, operations, counts, failure }: Progress): void {
+  add({ seed, operations, counts, deeds, failure }: Progress): void {
     this.operations += operations;
     for (const [name, count] of counts) this.counts.set(name, (this.counts.get(name) ?? 0) + count);
+    for (const [name, count] of deeds) this.deeds.set(name, (this.deeds.get(name) ?? 0) + count);
     if (failure !== undefined) {
       this.failures.push(failure);
       console.log(`seed ${seed} failed: ${failure}`);
@@ -92,7 +96,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
           if (progress.isOver) end();
         };
         const die = (code: number | null): void => {
-          tally.add({ seed, operations: 0, counts: [], failure: `its process ended with ${code}`, isOver: true });
+          tally.add({ seed, operations: 0, counts: [], deeds: [], failure: `its process ended with ${code}`, isOver: true });
           end();
         };
         const end = (): void => {
@@ -108,7 +112,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
   };
   await Promise.all(Array.from({ length: workers }, work));
   process.stderr.write("\n");
-  const { operations, failures, seconds, counts } = tally;
+  const { operations, failures, seconds, counts, deeds } = tally;
   console.log(
     JSON.stringify({
       operations,
@@ -118,6 +122,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
       microsecondsPerOperation: Number(((seconds * workers * 1e6) / operations).toFixed(2)),
       failures: failures.length,
       counts: Object.fromEntries([...counts].sort(([, a], [, b]) => b - a)),
+      deeds: Object.fromEntries(deeds),
     }),
   );
   process.exitCode = failures.length > 0 ? 1 : 0;
@@ -135,7 +140,12 @@ const { values } = parseArgs({
 });
 
 if (values.worker) {
-  process.on("message", (job: Job) => void runSeed(job, (progress) => process.send?.(progress)));
+  process.on("message", (job: Job) => {
+    runSeed(job, (progress) => process.send?.(progress)).catch((error: unknown) => {
+      console.error(error);
+      process.exit(1);
+    });
+  });
 } else if (values.replay !== undefined) {
   await replayFile(values.replay);
 } else {

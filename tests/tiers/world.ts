@@ -47,9 +47,11 @@ export interface Entry {
   readonly text: Text;
   /** "away" while it is suspended or nobody has said yet that it is back; "broken" once its pages did not come. */
   state: "running" | "away" | "broken";
-  /** A call that gives it pages is under way. */
-  isBusy: boolean;
-  /** The tokens that it is being filled with. */
+  /** Calls under way that bring it back. */
+  returning: number;
+  /** How often it was suspended. */
+  suspensions: number;
+  /** The tokens that it is being filled with, while it is. */
   adopting: Int32Array | undefined;
   /** Tokens that the cache was told of; one more than there are where the next one is decided. */
   noted: number;
@@ -57,13 +59,6 @@ export interface Entry {
   doubts: Doubt[];
   /** It read what a failed copy left. */
   isPoisoned: boolean;
-}
-
-/** What a pin keeps: the tokens of sealed pages. */
-export interface Pin {
-  handle: Disposable;
-  text: Text;
-  sealed: number;
 }
 
 const bytesOf = (salt: number): Uint32Array => Uint32Array.of(salt, 7, 11, 13);
@@ -80,7 +75,7 @@ export class World {
   host: PageMemory[] = [];
   /** Sequences have fixed places, so that a step means the same one when others are left out. */
   readonly places: (Entry | undefined)[] = new Array(9).fill(undefined);
-  pins: Pin[] = [];
+  pins: Disposable[] = [];
   controllers: AbortController[] = [];
   /** Names of calls that have not ended. */
   readonly pending: Set<{ name: string }> = new Set();
@@ -90,6 +85,8 @@ export class World {
   now = 0;
   /** Copies that were made to fail or to be late. */
   moveFaults = 0;
+  /** What happened that the tiers do not count. */
+  readonly deeds = { reads: 0, poisonedReads: 0, resumed: 0, refused: 0, cut: 0, adopted: 0, restarts: 0 };
   #generation = 0;
   #nextId = 0;
   readonly #ends: Map<string, number> = new Map();
@@ -121,6 +118,7 @@ export class World {
   /** A new cache over the same keyed tiers; whatever was under way is forgotten. */
   start(): void {
     this.#generation++;
+    this.deeds.restarts++;
     const { config } = this;
     this.pending.clear();
     this.places.fill(undefined);
@@ -140,7 +138,8 @@ export class World {
     const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
     const options = { groups: this.layerGroups, pageSize, maxPages, hostPages, farPages, policies: [policy, policy] };
     this.cache = new KvCache(options, this.store);
-    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers: this.tiers, admitAtSecondUse });
+    const drivers = this.tiers.map((tier) => tier.driver());
+    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers, admitAtSecondUse });
   }
 
   fail(what: string): void {
@@ -185,8 +184,8 @@ export class World {
 
   enter(number: number, sequence: Sequence, text: Text, state: Entry["state"]): Entry {
     const id = this.#nextId++;
-    const base = { isBusy: false, adopting: undefined, noted: 0, ahead: undefined, doubts: [], isPoisoned: false };
-    const entry: Entry = { id, sequence, text, state, ...base };
+    const none = { returning: 0, suspensions: 0, adopting: undefined, noted: 0, ahead: undefined };
+    const entry: Entry = { id, sequence, text, state, ...none, doubts: [], isPoisoned: false };
     this.places[number % this.places.length] = entry;
     return entry;
   }
@@ -239,6 +238,7 @@ export class World {
     result: { isPoison: boolean },
   ): void {
     const { words } = this.device[group] as PageMemory;
+    this.deeds.reads++;
     for (let i = 0; i < expected.length; i++) {
       const place = i + skip;
       const slot = slots[place >> 4] as number;
@@ -246,6 +246,7 @@ export class World {
       if (word === inGroup(expected[i] as number, group)) continue;
       if (word === POISON) {
         entry.isPoisoned = true;
+        this.deeds.poisonedReads++;
         result.isPoison = true;
         return;
       }
