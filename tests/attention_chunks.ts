@@ -51,7 +51,7 @@ async function runChunk(
   const qStart = device.tensor("i32", [1], [keys - queries + begin]);
   const lengths = device.tensor("i32", c.pageSize ? [1] : [2], c.pageSize ? [kvLen] : [firstKey, firstKey + kvLen]);
   const q = args.q.slice(firstQuery + begin, firstQuery + end);
-  const out = device.empty(c.dtype, [end - begin, ...q.shape.slice(1)]);
+  const out = device.empty(c.out ?? c.dtype, [end - begin, ...q.shape.slice(1)]);
   const lse = device.empty("f32", [end - begin, q.shape[1]!]);
   for (const tensor of [out, lse]) tensor.fill(0xff);
   const rowStart = args.rowStart?.slice(index, index + 1);
