@@ -35,6 +35,8 @@ export interface WorldConfig {
 export const pageSize = 16;
 export const window = 20;
 export const salts = 3;
+/** Sequences at once. */
+export const numPlaces = 9;
 
 /** Whether the pages of a resumption came: open until it is told. */
 export interface Doubt {
@@ -74,7 +76,7 @@ export class World {
   device: PageMemory[] = [];
   host: PageMemory[] = [];
   /** Sequences have fixed places, so that a step means the same one when others are left out. */
-  readonly places: (Entry | undefined)[] = new Array(9).fill(undefined);
+  readonly places: (Entry | undefined)[] = new Array(numPlaces).fill(undefined);
   pins: Disposable[] = [];
   controllers: AbortController[] = [];
   /** Names of calls that have not ended. */
@@ -175,7 +177,7 @@ export class World {
 
   /** Whether the place that a number stands for is empty. */
   isFree(number: number): boolean {
-    return this.places[number % this.places.length] === undefined;
+    return this.places[number % numPlaces] === undefined;
   }
 
   open(number: number, salt: number): Entry {
@@ -186,7 +188,7 @@ export class World {
     const id = this.#nextId++;
     const none = { returning: 0, suspensions: 0, adopting: undefined, noted: 0, ahead: undefined };
     const entry: Entry = { id, sequence, text, state, ...none, doubts: [], isPoisoned: false };
-    this.places[number % this.places.length] = entry;
+    this.places[number % numPlaces] = entry;
     return entry;
   }
 
@@ -198,7 +200,7 @@ export class World {
 
   /** The entry in the place that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
   pick(number: number): Entry | undefined {
-    const entry = this.places[number % this.places.length];
+    const entry = this.places[number % numPlaces];
     if (entry?.state !== "broken") return entry;
     this.leave(entry);
     return undefined;
