@@ -67,7 +67,7 @@ async function extend(
   const from = (claim.pages[0] as number[]).length;
   const left = keys.slice(from * KEY_WORDS);
   if (left.length === 0 || keyed.drivers.length === 0) return;
-  const tiers = await Promise.all(pools.map((_, group) => tiersHolding(keyed, group, left, signal)));
+  const tiers = await Promise.all(pools.map((_, group) => keyed.lookup(group, left, signal)));
   const pageSize = tokens.length / (keys.length / KEY_WORDS);
   for (let i = 0; i < left.length / KEY_WORDS; i++) {
     if (tiers.some((bits) => bits[i] === 0)) break;
@@ -104,16 +104,4 @@ function announce(
   if (pool.seal(page, keys, place.at, place.parent, root, tokens, place.from) === page) return page;
   pool.release(page, false);
   return NONE;
-}
-
-/** Bits of the tiers that seem to hold each key. */
-async function tiersHolding(keyed: KeyedMoves, group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
-  const bits = new Uint8Array(keys.length / KEY_WORDS);
-  const answers = await Promise.all(keyed.drivers.map((driver) => driver.lookup(group, keys, signal)));
-  answers.forEach((held, driver) => {
-    held.forEach((isHeld, i) => {
-      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(driver);
-    });
-  });
-  return bits;
 }

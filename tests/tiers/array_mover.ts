@@ -1,6 +1,7 @@
 /** The cache's two doors to the machine: moves of pages between its memories, and page copies and tables of the compute stream. */
 import type { Move, MoveOutcome, PageMover } from "../../lib/cache/page_mover.js";
 import type { PageStore } from "../../lib/cache/page_store.js";
+import { KvasirError } from "../../lib/errors.js";
 import { BLANK } from "./content.js";
 import type { LaneMove, Machine, PageMemory } from "./machine.js";
 
@@ -60,6 +61,8 @@ export class ArrayMover implements PageMover {
   readonly #machine: Machine;
   readonly #device: readonly PageMemory[];
   readonly #host: readonly PageMemory[];
+  /** The next move is refused, as by a device that is lost. */
+  throwNext = false;
 
   constructor(machine: Machine, device: readonly PageMemory[], host: readonly PageMemory[]) {
     this.#machine = machine;
@@ -85,6 +88,10 @@ export class ArrayMover implements PageMover {
   }
 
   #move(lane: 0 | 1, from: PageMemory, fromSlots: Int32Array, to: PageMemory, toSlots: Int32Array): Move {
+    if (this.throwNext) {
+      this.throwNext = false;
+      throw new KvasirError("ERR_KVASIR_DEVICE_LOST", "The device takes no more copies");
+    }
     const move = new ArrayMove(this.#machine, lane, from, to, fromSlots, toSlots, this.#machine.given);
     this.#machine.lanes[lane].push(move);
     return move;

@@ -79,6 +79,13 @@ function append(world: World, number: number, count: number, a: number, mode: nu
   if (mode < 5) note(world, entry);
 }
 
+/** Takes pages for tokens that may never come. */
+function reserve(world: World, number: number, count: number): void {
+  const entry = world.pick(number);
+  if (entry === undefined || isBusy(entry) || entry.state !== "running") return;
+  refuses(() => entry.sequence.reserve(count), "ERR_KVASIR_OUT_OF_PAGES");
+}
+
 function appendMany(world: World, count: number, a: number): void {
   const entries = world.entries.filter((entry) => entry.state === "running" && !isBusy(entry)).slice(0, 1 + (a % 4));
   if (entries.length === 0) return;
@@ -310,6 +317,7 @@ function fault(world: World, a: number, b: number): void {
   if (world.machine.lanes[lane].length === 0) return;
   world.moveFaults++;
   if (b % 3 === 0) world.mover.passDeadlines(lane);
+  else if (b % 7 === 0) world.mover.throwNext = true;
   else world.machine.failNext[lane] = true;
 }
 
@@ -321,6 +329,7 @@ export const operations: Record<string, readonly [weight: number, run: Operation
   adopt: [12, openAndAdopt],
   append: [22, (world, a, b, c) => append(world, a, 1 + (b % 40), c, b % 7)],
   appendMany: [6, (world, a, b) => appendMany(world, 1 + (a % 18), b)],
+  reserve: [2, (world, a, b) => reserve(world, a, b % 50)],
   truncate: [3, (world, a, b) => truncate(world, a, b % 60)],
   fork: [5, (world, a, b) => fork(world, a, b)],
   dispose: [6, (world, a) => dispose(world, a)],
