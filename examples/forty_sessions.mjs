@@ -1,6 +1,6 @@
 // Forty people read forty long texts and ask about them, on a cache that holds four: every answer is that of a run without anyone else.
 // Run: node examples/forty_sessions.mjs [--sessions 40] [--tokens 16384] [--held 4] [--turns 2] [--questions 2] [--think 2000]
-//        [--device cpu|cuda] [--host-mib 4096] [--disk FOLDER] [--disk-mib 16384] [--remote redis://127.0.0.1:6379] [--seed 1] [--json]
+//        [--page 64] [--device cpu|cuda] [--host-mib 4096] [--disk FOLDER] [--disk-mib 16384] [--remote redis://127.0.0.1:6379] [--seed 1] [--json]
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,7 +9,6 @@ import { loadModel, openDevice, Scheduler } from "kvasir";
 
 const folder = join(dirname(fileURLToPath(import.meta.url)), "model");
 const answerTokens = 14;
-const pageSize = 64;
 /** Pages that a model keeps beyond `cacheTokens`. */
 const sparePages = 32;
 
@@ -69,6 +68,7 @@ async function converse(session, { tokens, facts }, newline, think, { turns, que
 
 /** All sessions, at once or one after another; returns their answers and the scheduler's counts. */
 async function run(device, options, { atOnce, pages, tiers }) {
+  const pageSize = options.page;
   const model = await loadModel(device, folder, {
     batchInvariant: true,
     pageSize,
@@ -113,6 +113,7 @@ const { values } = parseArgs({
     turns: { type: "string", default: "2" },
     questions: { type: "string", default: "2" },
     think: { type: "string", default: "2000" },
+    page: { type: "string", default: "64" },
     device: { type: "string" },
     "host-mib": { type: "string" },
     disk: { type: "string" },
@@ -129,6 +130,7 @@ const options = {
   turns: number(values.turns, 1),
   questions: number(values.questions, 1),
   think: number(values.think, 0),
+  page: number(values.page, 16),
   seed: number(values.seed, 0),
 };
 const mib = 2 ** 20;
@@ -140,7 +142,7 @@ const tiers = {
 const log = (text) => values.json || process.stdout.write(`${text}\n`);
 
 const device = openDevice(values.device);
-const perSession = Math.ceil((options.tokens + options.turns * options.questions * (48 + answerTokens)) / pageSize);
+const perSession = Math.ceil((options.tokens + options.turns * options.questions * (48 + answerTokens)) / options.page);
 log(`${options.sessions} sessions of ${options.tokens} tokens on a cache that holds ${options.held}; ${device.backend}`);
 const alone = await run(device, options, { atOnce: false, pages: perSession + sparePages });
 log(`one after another: ${alone.seconds.toFixed(1)} s`);

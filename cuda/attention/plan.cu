@@ -31,7 +31,7 @@ const T* data_of(const kvasir_tensor& t) {
 }
 
 AttentionParams params_of(const kvasir_attention_args& a) {
-  const int64_t element = dtype_bytes(a.q.dtype);
+  const int64_t element = dtype_bytes(a.q.dtype), out_element = dtype_bytes(a.out.dtype);
   AttentionParams p = {};
   p.q = data_of<char>(a.q);
   p.out = static_cast<char*>(a.out.data);
@@ -41,8 +41,9 @@ AttentionParams params_of(const kvasir_attention_args& a) {
   p.pages = data_of<char>(a.pages);
   p.q_token = a.q.stride[0] * element;
   p.q_head = a.q.stride[1] * element;
-  p.out_token = a.out.stride[0] * element;
-  p.out_head = a.out.stride[1] * element;
+  p.out_token = a.out.stride[0] * out_element;
+  p.out_head = a.out.stride[1] * out_element;
+  p.out_f32 = a.out.dtype == KVASIR_F32 && a.q.dtype != KVASIR_F32;
   p.k_token = a.k.stride[0] * element;
   p.k_head = a.k.stride[1] * element;
   p.v_token = a.v.stride[0] * element;
@@ -186,6 +187,7 @@ void plan_folded(AttentionPlan& plan, const kvasir_attention_args& a, int64_t ct
 AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& hardware) {
   AttentionPlan plan;
   plan.dtype = a.q.dtype;
+  plan.out_dtype = a.out.dtype;
   if (a.q.dtype != KVASIR_BF16 && a.q.dtype != KVASIR_F16 && a.q.dtype != KVASIR_F32) return plan;
   if (a.q.shape[2] > 256) return plan;
   plan.params = params_of(a);
@@ -199,7 +201,8 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
       p.paged() ? ceil_div(a.page_indices.shape[0] * a.page_size, a.kv_len.shape[0]) : ceil_div(p.total_kv, batch);
 
   const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
-  const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) && aligned_16(a.out, element) &&
+  const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) &&
+                            aligned_16(a.out, dtype_bytes(a.out.dtype)) &&
                             aligned_16(a.k, element) && aligned_16(a.v, element) && aligned_16(a.pages, element);
   int64_t ctas = 0, tile_keys = 64, tile_rows = 0;
   int waves = 1;

@@ -7,6 +7,8 @@
  * disposed meanwhile just lets go of its pages.
  */
 import { KvasirError } from "../errors.js";
+import { KvEvents, type KvTier } from "../observe/kv_events.js";
+import { Metrics } from "../observe/metrics.js";
 import { pageKeys, pageKeysSync } from "../page_keys.js";
 import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
@@ -19,6 +21,8 @@ import { NONE, SEALED } from "./page_pool.js";
 import { Resuming } from "./resumption.js";
 import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
+import { PoolEvents, registerPool } from "./pool_events.js";
+import { registerTiers } from "./tier_metrics.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
 import { mostAtOnce } from "./token_log.js";
@@ -31,6 +35,8 @@ export interface CacheTiersOptions {
   drivers?: readonly TierDriver[] | undefined;
   /** Whether unreferenced pages go to keyed tiers at their second use only; default true. */
   admitAtSecondUse?: boolean | undefined;
+  /** Whether the device pool is a GPU's, which events name "hbm"; default false. */
+  isOnGpu?: boolean | undefined;
 }
 
 /** Most pages of one call to a keyed tier while a sequence is written out. */
@@ -38,6 +44,10 @@ const flushPages = 64;
 
 export class CacheTiers implements ContextStore {
   readonly cache: KvCache;
+  /** What becomes of sealed pages, numbered, for routers and dashboards. */
+  readonly events: KvEvents = new KvEvents();
+  /** Counters of the tiers, as a snapshot or as Prometheus text. */
+  readonly metrics: Metrics = new Metrics();
   readonly #moves: ArenaMoves;
   readonly #keyed: KeyedMoves;
   readonly #evictor: Evictor;
@@ -72,6 +82,12 @@ export class CacheTiers implements ContextStore {
       lostTokens: 0,
     };
     this.hasTiers = drivers.length > 0 || (pools[0]?.numArenas ?? 1) > 1;
+    const arenas: KvTier[] = options.isOnGpu === true ? ["hbm", "ddr"] : ["ddr", "ddr"];
+    pools.forEach((pool, group) => {
+      new PoolEvents(pool, this.events, group, arenas.slice(0, pool.numArenas));
+      registerPool(this.metrics, pool, group, arenas.slice(0, pool.numArenas));
+    });
+    registerTiers(this.metrics, () => this.stats(), drivers);
     cache.onSealed = (_group, keys, at) => this.#seen.note(keys, at);
   }
 

@@ -7,11 +7,11 @@
  */
 import { randomFillSync } from "node:crypto";
 import type { PageMover } from "./page_mover.js";
-import { MARK_LOAD, MARK_STORE, type PagePool } from "./page_pool.js";
+import { MARK_LOAD, MARK_STORE, type PagePool, TIER_DISK, TIER_REMOTE } from "./page_pool.js";
 import { FAILED, KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
 
-/** Bits of a page that tell which keyed tiers are thought to hold it, in the order of the drivers. */
-export const tierBit = (driver: number): number => 1 << driver;
+/** The bit of a page that tells whether a keyed tier is thought to hold it. */
+export const tierBit = ({ name }: TierDriver): number => (name === "disk" ? TIER_DISK : TIER_REMOTE);
 
 interface PrivateKey {
   epoch: number;
@@ -79,7 +79,8 @@ export class KeyedMoves {
     const bits = new Uint8Array(count);
     const held = await Promise.all(this.drivers.map((driver) => answers(count, 0, () => driver.lookup(group, keys, signal))));
     held.forEach((isHeld, driver) => {
-      for (let i = 0; i < count; i++) if (isHeld[i] !== 0) bits[i] = (bits[i] as number) | tierBit(driver);
+      for (let i = 0; i < count; i++)
+        if (isHeld[i] !== 0) bits[i] = (bits[i] as number) | tierBit(this.drivers[driver] as TierDriver);
     });
     return bits;
   }
@@ -131,12 +132,12 @@ export class KeyedMoves {
     const pool = this.#pools[group] as PagePool;
     if (record === undefined) {
       if (pool.isGone(page)) return false;
-      pool.setTier(page, tierBit(driver), true);
+      pool.setTier(page, tierBit(this.drivers[driver] as TierDriver), true);
       return true;
     }
     // Its sequence may have gone on meanwhile: then the page is another one, or has another key.
     const isCurrent = this.#privateKeys[group]?.get(page) === record && !pool.isGone(page) && !pool.isSealed(page);
-    if (isCurrent) record.tiers |= tierBit(driver);
+    if (isCurrent) record.tiers |= tierBit(this.drivers[driver] as TierDriver);
     else this.#removeKey(group, record.key);
     return isCurrent;
   }
@@ -189,15 +190,17 @@ export class KeyedMoves {
 
   #isHeld(group: number, page: number, driver: number): boolean {
     const pool = this.#pools[group] as PagePool;
-    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(driver));
+    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(this.drivers[driver] as TierDriver));
     const known = this.#privateKeys[group]?.get(page);
-    return known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(driver)) !== 0;
+    return (
+      known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(this.drivers[driver] as TierDriver)) !== 0
+    );
   }
 
   #forgetHolder(group: number, page: number, driver: number): void {
     const pool = this.#pools[group] as PagePool;
-    if (pool.isSealed(page)) pool.setTier(page, tierBit(driver), false);
-    else this.#privateKey(group, page).tiers &= ~tierBit(driver);
+    if (pool.isSealed(page)) pool.setTier(page, tierBit(this.drivers[driver] as TierDriver), false);
+    else this.#privateKey(group, page).tiers &= ~tierBit(this.drivers[driver] as TierDriver);
   }
 
   /** What is known of a page that is not sealed; a record of an earlier page of that id is replaced. */

@@ -47,8 +47,8 @@ export class RemoteStaging {
   }
 
   /**
-   * Calls `work` for bundles of these pages, each when there is room for it; not any more once `signal` aborts or the window's waiters are
-   * dismissed. Throws the first error when all have ended.
+   * Calls `work` for bundles of these pages, each when there is room for it; not any more once `signal` aborts. Throws the first error when
+   * all have ended.
    */
   async each(
     batch: PageBatch,

@@ -119,9 +119,13 @@ export class RemoteTier implements TierDriver {
     if (reply.status === "failed") this.#breaker.open(reply.reason);
   }
 
+  get #isUsable(): boolean {
+    return this.#closing === undefined && this.#breaker.isClosed;
+  }
+
   /** Whether the server is in use; false from when it stopped answering until it answers again. */
   get isConnected(): boolean {
-    return this.#breaker.isClosed;
+    return this.#isUsable;
   }
 
   /** Most bytes that were in flight at once. */
@@ -133,14 +137,14 @@ export class RemoteTier implements TierDriver {
     this.#checkGroup(group);
     const names = this.#requests.names(group, keys);
     const found = new Uint8Array(names.length);
-    await this.#track(() => this.#requests.lookUp(names, found, signal));
+    if (this.#isUsable) await this.#track(() => this.#requests.lookUp(names, found, signal));
     return found;
   }
 
   async load(batch: PageBatch, signal?: AbortSignal): Promise<Uint8Array> {
     const own = this.#copyOf(batch);
     const statuses = new Uint8Array(own.slots.length).fill(FAILED);
-    if (this.#breaker.isClosed) await this.#track(() => this.#requests.load(own, statuses, signal));
+    if (this.#isUsable) await this.#track(() => this.#requests.load(own, statuses, signal));
     const stats = this.#stats;
     for (const status of statuses) {
       if (status === LOADED) {
@@ -155,8 +159,8 @@ export class RemoteTier implements TierDriver {
 
   async store(batch: PageBatch, signal?: AbortSignal): Promise<Uint8Array> {
     const own = this.#copyOf(batch);
-    const statuses = new Uint8Array(own.slots.length).fill(this.#breaker.isClosed ? FAILED : REFUSED);
-    if (this.#breaker.isClosed) await this.#track(() => this.#requests.store(own, statuses, signal));
+    const statuses = new Uint8Array(own.slots.length).fill(this.#isUsable ? FAILED : REFUSED);
+    if (this.#isUsable) await this.#track(() => this.#requests.store(own, statuses, signal));
     const stats = this.#stats;
     for (const status of statuses) {
       if (status === STORED) {
@@ -173,7 +177,7 @@ export class RemoteTier implements TierDriver {
   async remove(group: number, keys: Uint32Array): Promise<void> {
     this.#checkGroup(group);
     const names = this.#requests.names(group, keys);
-    if (names.length === 0 || !this.#breaker.isClosed) return;
+    if (names.length === 0 || !this.#isUsable) return;
     const count = Math.min(this.#stats.pages, await this.#track(() => this.#requests.delete(names)));
     this.#stats.pages -= count;
     this.#stats.bytes -= Math.min(this.#stats.bytes, count * this.#staging.pageBytes(group));
@@ -189,10 +193,10 @@ export class RemoteTier implements TierDriver {
     return this.#closing;
   }
 
+  /** Requests under way end by themselves, within their deadlines. */
   async #end(): Promise<void> {
-    this.#breaker.stop();
-    this.#staging.window.dismiss();
     await Promise.allSettled(this.#running);
+    this.#breaker.stop();
     await this.#link.close();
   }
 

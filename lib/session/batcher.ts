@@ -59,7 +59,8 @@ export class Batcher {
   note(session: SessionState): void {
     const to = Math.min(session.sequence.length, session.context.settled);
     if (to <= session.noted) return;
-    this.#floor.store.noteTokens(session.sequence, session.noted, session.context.slice(session.noted, to));
+    const { context, sequence, noted } = session;
+    this.#floor.store.noteTokens(sequence, noted, context.slice(noted, to), (from, end) => context.trace(from, end));
     session.noted = to;
   }
 

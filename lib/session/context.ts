@@ -97,6 +97,18 @@ export class Context {
     return count < this.#steadyPiece ? 0 : count;
   }
 
+  /** How the tokens [from, to) are computed, as far as it shows in their bits: nothing but "steady" parts is "". */
+  trace(from: number, to: number): string {
+    let text = "";
+    for (let index = this.#partOf(from); index < this.#parts.length && this.#start(index) < to; index++) {
+      const { way, end } = this.#parts[index] as Part;
+      const [first, last] = [Math.max(from, this.#start(index)), Math.min(to, end)];
+      if (way === "single") text += `single ${first} ${last};`;
+      if (way === "exact") text += `exact ${this.#start(index)} ${end};`;
+    }
+    return text;
+  }
+
   fork(): Context {
     const child = new Context(this.#steadyPiece);
     child.#tokens = this.#tokens.slice();

@@ -1,5 +1,5 @@
 /** Moves sessions onto the device and off it: loads, suspends, drops, and keeps count of pages that are promised or on their way. */
-import type { ContextStore, Resumption } from "../cache/context_store.js";
+import type { ContextStore, Resumption, Trace } from "../cache/context_store.js";
 import type { KvCache } from "../cache/kv_cache.js";
 import { KvasirError } from "../errors.js";
 import type { CostModel } from "./cost.js";
@@ -202,7 +202,8 @@ export class Residency {
     request.waitLayer = undefined;
     if (sequence.length === 0) {
       this.transfers++;
-      const adopted = store.adopt(sequence, context.slice(0, target), { signal });
+      const trace: Trace = (from, to) => context.trace(from, to);
+      const adopted = store.adopt(sequence, context.slice(0, target), { signal, trace });
       session.noted = await adopted.finally(() => this.transfers--);
     } else await this.#resume(request, store.resume(sequence, { signal }));
     if (request.isFirstLoad) request.cachedTokens = Math.min(sequence.length, request.mark.settled);

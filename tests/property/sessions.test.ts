@@ -1,7 +1,15 @@
 /** Laws of the scheduler, on a made-up model in simulated time: whoever shares the device gets what it would get alone, and everyone ends. */
 import { describe, expect, test } from "vitest";
-import type { Scheduler, SchedulerOptions, Session } from "../../lib/index.js";
-import { type FakeOptions, fakeScheduler } from "./fake_engine.js";
+import {
+  DeviceOnlyStore,
+  type Model,
+  type Resumption,
+  Scheduler,
+  type SchedulerOptions,
+  type Sequence,
+  type Session,
+} from "../../lib/index.js";
+import { FakeEngine, type FakeOptions, FakeTime, fakeScheduler } from "./fake_engine.js";
 import { converseAll, makeScripts, randomFrom, type Script } from "./session_script.js";
 
 const seeds = Array.from({ length: 24 }, (_, i) => i + 1);
@@ -193,5 +201,40 @@ describe("a stream of important requests", () => {
     expect(short).toBeLessThan(1000);
     expect(long).toBeGreaterThan(short);
     expect(long).toBeLessThan(4000);
+  });
+});
+
+describe("a loop that waits", () => {
+  /** A store whose copies end when the test says so. */
+  class HeldStore extends DeviceOnlyStore {
+    release: (() => void) | undefined;
+
+    override resume(sequence: Sequence): Resumption {
+      const held = new Promise<void>((resolve) => {
+        this.release = resolve;
+      });
+      return { ...super.resume(sequence), ready: held.then(() => ({ tokens: sequence.length, bytes: 0 })) };
+    }
+  }
+
+  test("sleeps until something happens", async () => {
+    const engine = new FakeEngine(new FakeTime(), { maxPages: 40 });
+    const store = new HeldStore(engine.cache);
+    let looks = 0;
+    const clock = (): number => ++looks;
+    const scheduler = new Scheduler({ engine, store, clock } as unknown as Model);
+    const session = scheduler.open();
+    await session.prefill([1, 2, 3]);
+    const answer = session.ask([4], { maxTokens: 2, stopTokens: [] });
+    const turns = async (count: number): Promise<void> => {
+      for (let i = 0; i < count; i++) await new Promise(setImmediate);
+    };
+    await turns(20);
+    const before = looks;
+    await turns(200);
+    expect(looks).toBe(before);
+    store.release?.();
+    expect((await answer.result).tokens.length).toBe(2);
+    await scheduler.close();
   });
 });

@@ -4,6 +4,7 @@ import type { PageStore } from "../../lib/cache/page_store.js";
 import { KvasirError } from "../../lib/errors.js";
 import { BLANK } from "./content.js";
 import type { LaneMove, Machine, PageMemory } from "./machine.js";
+import type { Sabotage } from "./world.js";
 
 /** Layers of a page, for the bytes that moves tell. */
 const bytesPerNumber = 4;
@@ -64,10 +65,13 @@ export class ArrayMover implements PageMover {
   /** The next move is refused, as by a device that is lost. */
   throwNext = false;
 
-  constructor(machine: Machine, device: readonly PageMemory[], host: readonly PageMemory[]) {
+  readonly #sabotage: Sabotage | undefined;
+
+  constructor(machine: Machine, device: readonly PageMemory[], host: readonly PageMemory[], sabotage?: Sabotage) {
     this.#machine = machine;
     this.#device = device;
     this.#host = host;
+    this.#sabotage = sabotage;
   }
 
   toHost(group: number, deviceSlots: Int32Array, hostSlots: Int32Array): Move {
@@ -79,7 +83,7 @@ export class ArrayMover implements PageMover {
   }
 
   quiet(): Promise<void> {
-    return this.#machine.quiet();
+    return this.#sabotage === "no-quiet" ? Promise.resolve() : this.#machine.quiet();
   }
 
   /** Deadlines of all moves of a lane pass. */
@@ -92,8 +96,10 @@ export class ArrayMover implements PageMover {
       this.throwNext = false;
       throw new KvasirError("ERR_KVASIR_DEVICE_LOST", "The device takes no more copies");
     }
-    const move = new ArrayMove(this.#machine, lane, from, to, fromSlots, toSlots, this.#machine.given);
+    const after = this.#sabotage === "no-edge" ? 0 : this.#machine.given;
+    const move = new ArrayMove(this.#machine, lane, from, to, fromSlots, toSlots, after);
     this.#machine.lanes[lane].push(move);
+    if (this.#sabotage === "early-end") move.settle("done");
     return move;
   }
 }

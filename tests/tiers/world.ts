@@ -29,8 +29,15 @@ export interface WorldConfig {
   /** Whether copies and keyed tiers fail now and then. */
   faults: boolean;
   /** A deliberate mistake, to see that it is found. */
-  sabotage?: "no-out-mark" | "no-hold" | undefined;
+  sabotage?: Sabotage | undefined;
 }
+
+/**
+ * Work does not wait for the pages that come; copies do not wait for the work before them; copies are told over when they are enqueued;
+ * keyed tiers do not wait for the work before them.
+ */
+export const sabotages = ["no-hold", "no-edge", "early-end", "no-quiet"] as const;
+export type Sabotage = (typeof sabotages)[number];
 
 export const pageSize = 16;
 export const window = 20;
@@ -134,7 +141,7 @@ export class World {
       tier.crash();
       tier.memories = config.hostPages > 0 ? this.host : this.device;
     }
-    this.mover = new ArrayMover(this.machine, this.device, this.host);
+    this.mover = new ArrayMover(this.machine, this.device, this.host, config.sabotage);
     this.store = new LaggingStore(this.machine, this.device);
     const policy = config.policy === "priority" ? priority({ now: () => this.now }) : evictionPolicy(config.policy);
     const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
