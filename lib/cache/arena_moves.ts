@@ -54,25 +54,49 @@ export class ArenaMoves {
     const pool = this.#pools[group] as PagePool;
     const epochs = pages.map((page) => pool.mark(page, MARK_OUT));
     for (const page of pages) pool.setValid(page, 1, true);
-    const move = this.#mover.toHost(group, slotsOf(pool, pages, 0), slotsOf(pool, pages, 1));
+    const end = (outcome: MoveOutcome): void =>
+      pages.forEach((page, i) => {
+        if (outcome !== "done") pool.setValid(page, 1, false);
+        pool.unmark(page, MARK_OUT, epochs[i] as number);
+      });
+    let move: Move;
+    try {
+      move = this.#mover.toHost(group, slotsOf(pool, pages, 0), slotsOf(pool, pages, 1));
+    } catch {
+      this.counters.failures++; // a device that takes no more work: the pages stay where they are
+      end("failed");
+      return Promise.resolve("failed");
+    }
     return this.#follow(move, (outcome) => {
       if (outcome === "done") {
         this.counters.outBytes += move.bytes;
         this.counters.outPages += pages.length;
       }
-      pages.forEach((page, i) => {
-        if (outcome !== "done" && pool.epoch(page) === epochs[i]) pool.setValid(page, 1, false);
-        pool.unmark(page, MARK_OUT, epochs[i] as number);
-      });
+      end(outcome);
     });
   }
 
-  /** Copies pages to the device slots that they have been given. */
+  /** Copies pages to the device slots that they have been given. @throws what the mover throws, and then nothing is under way */
   in(group: number, pages: readonly number[]): { move: Move; over: Promise<MoveOutcome> } {
     const pool = this.#pools[group] as PagePool;
     const incoming = this.#incoming[group] as Map<number, Move>;
     const epochs = pages.map((page) => pool.mark(page, MARK_IN));
-    const move = this.#mover.toDevice(group, slotsOf(pool, pages, 1), slotsOf(pool, pages, 0));
+    const end = (outcome: MoveOutcome): void =>
+      pages.forEach((page, i) => {
+        if (outcome !== "done") {
+          pool.setValid(page, 0, false);
+          this.#stale[group]?.add(page);
+        }
+        pool.unmark(page, MARK_IN, epochs[i] as number);
+      });
+    let move: Move;
+    try {
+      move = this.#mover.toDevice(group, slotsOf(pool, pages, 1), slotsOf(pool, pages, 0));
+    } catch (error) {
+      this.counters.failures++;
+      end("failed");
+      throw error;
+    }
     for (const page of pages) {
       pool.setValid(page, 0, true);
       incoming.set(page, move);
@@ -82,14 +106,8 @@ export class ArenaMoves {
         this.counters.inBytes += move.bytes;
         this.counters.inPages += pages.length;
       }
-      pages.forEach((page, i) => {
-        if (incoming.get(page) === move) incoming.delete(page);
-        if (outcome !== "done") {
-          pool.setValid(page, 0, false);
-          this.#stale[group]?.add(page);
-        }
-        pool.unmark(page, MARK_IN, epochs[i] as number);
-      });
+      for (const page of pages) if (incoming.get(page) === move) incoming.delete(page);
+      end(outcome);
     });
     return { move, over };
   }

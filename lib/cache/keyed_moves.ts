@@ -8,7 +8,7 @@
 import { randomFillSync } from "node:crypto";
 import type { PageMover } from "./page_mover.js";
 import { MARK_LOAD, MARK_STORE, type PagePool, TIER_DISK, TIER_REMOTE } from "./page_pool.js";
-import { KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
+import { FAILED, KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
 
 /** The bit of a page that tells whether a keyed tier is thought to hold it. */
 export const tierBit = ({ name }: TierDriver): number => (name === "disk" ? TIER_DISK : TIER_REMOTE);
@@ -73,6 +73,18 @@ export class KeyedMoves {
     return this.#track(this.#store(group, pages, first));
   }
 
+  /** Bits of the tiers that seem to hold each key. */
+  async lookup(group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
+    const count = keys.length / KEY_WORDS;
+    const bits = new Uint8Array(count);
+    const held = await Promise.all(this.drivers.map((driver) => answers(count, 0, () => driver.lookup(group, keys, signal))));
+    held.forEach((isHeld, driver) => {
+      for (let i = 0; i < count; i++)
+        if (isHeld[i] !== 0) bits[i] = (bits[i] as number) | tierBit(this.drivers[driver] as TierDriver);
+    });
+    return bits;
+  }
+
   /** Brings pages from the tiers that hold them into the slots of the lowest arena that they have been given. Resolves with which came. */
   load(group: number, pages: readonly number[]): Promise<boolean[]> {
     return this.#track(this.#load(group, pages));
@@ -102,7 +114,8 @@ export class KeyedMoves {
       if (left.length === 0) break;
       const some = left.map((i) => pages[i] as number);
       const records = some.map((page) => (pool.isSealed(page) ? undefined : this.#privateKey(group, page)));
-      const statuses = await (this.drivers[driver] as TierDriver).store(this.#batch(group, some));
+      const batch = this.#batch(group, some);
+      const statuses = await answers(some.length, FAILED, () => (this.drivers[driver] as TierDriver).store(batch));
       left.forEach((i, at) => {
         const isStored = statuses[at] === STORED || statuses[at] === PRESENT;
         if (isStored) held[i] = this.#noteStored(group, pages[i] as number, driver, records[at]);
@@ -138,7 +151,8 @@ export class KeyedMoves {
       const asked = pages.flatMap((page, i) => (!come[i] && !pool.isGone(page) && this.#isHeld(group, page, driver) ? [i] : []));
       if (asked.length === 0) continue;
       const some = asked.map((i) => pages[i] as number);
-      const statuses = await (this.drivers[driver] as TierDriver).load(this.#batch(group, some));
+      const batch = this.#batch(group, some);
+      const statuses = await answers(some.length, FAILED, () => (this.drivers[driver] as TierDriver).load(batch));
       asked.forEach((i, at) => {
         const page = pages[i] as number;
         come[i] = statuses[at] === LOADED;
@@ -204,5 +218,14 @@ export class KeyedMoves {
     const over = work.finally(() => this.#running.delete(over));
     this.#running.add(over);
     return over;
+  }
+}
+
+/** What a tier says of each page; should it throw, which it must not, the same as if it could not answer. */
+async function answers(count: number, otherwise: number, ask: () => Promise<Uint8Array>): Promise<Uint8Array> {
+  try {
+    return await ask();
+  } catch {
+    return new Uint8Array(count).fill(otherwise);
   }
 }

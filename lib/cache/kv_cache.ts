@@ -14,7 +14,7 @@ import { NONE, PagePool, type PolicyFactory } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 import { PageTable } from "./page_table.js";
 import { extendRow, freeUp, pagesNeeded } from "./reservation.js";
-import { Arrival, RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
+import { type Arrival, RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
 import { type SealedListener, sealRow } from "./sealing.js";
 import { Sequence } from "./sequence.js";
 import { KEY_WORDS } from "./tier_driver.js";
@@ -296,12 +296,16 @@ export class KvCache {
    * Writes where the row's pages lie now into its table: it runs again. Pages that are still on their way come with an arrival: until it is
    * told that they have come, none of the row's pages is sealed.
    */
-  refreshSlots(row: number, isArriving = false): Arrival | undefined {
+  refreshSlots(row: number, arrival?: Arrival): void {
     for (const { pool, table } of this.groups) table.refresh(row, (page) => pool.slot(page));
     this.#rows.states[row] = RUNNING;
-    if (isArriving) this.#rows.arrivals[row] = new Arrival(this.#rows.arrivals[row]);
+    if (arrival !== undefined) this.#rows.arrivals[row] = arrival;
     sealRow(this.groups, this.#rows, row, this.pageSize, this.onSealed);
-    return isArriving ? this.#rows.arrivals[row] : undefined;
+  }
+
+  /** What the row's pages wait for, absent where they have certainly come. */
+  arrival(row: number): Arrival | undefined {
+    return this.#rows.isCertain(row) ? undefined : this.#rows.arrivals[row];
   }
 
   /** Gives an empty row the pages of a prefix, equally many in each group, with the references that their finder holds; it is suspended. */

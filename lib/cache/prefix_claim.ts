@@ -5,7 +5,7 @@
 import type { KvCache } from "./kv_cache.js";
 import { type KeyedMoves, tierBit } from "./keyed_moves.js";
 import { NONE, type PagePool } from "./page_pool.js";
-import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
+import { KEY_WORDS } from "./tier_driver.js";
 
 /** Pages that are looked up between two turns of the event loop. */
 const slicePages = 4096;
@@ -79,7 +79,7 @@ async function extend(
   const from = (claim.pages[0] as number[]).length;
   const left = keys.slice(from * KEY_WORDS);
   if (left.length === 0 || keyed.drivers.length === 0) return;
-  const tiers = await Promise.all(pools.map((_, group) => tiersHolding(keyed, group, left, signal)));
+  const tiers = await Promise.all(pools.map((_, group) => keyed.lookup(group, left, signal)));
   const pageSize = tokens.length / (keys.length / KEY_WORDS);
   for (let i = 0; i < left.length / KEY_WORDS; i++) {
     if (tiers.some((bits) => bits[i] === 0)) break;
@@ -116,16 +116,4 @@ function announce(
   if (pool.seal(page, keys, place.at, place.parent, root, tokens, place.from) === page) return page;
   pool.release(page, false);
   return NONE;
-}
-
-/** Bits of the tiers that seem to hold each key. */
-async function tiersHolding(keyed: KeyedMoves, group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
-  const bits = new Uint8Array(keys.length / KEY_WORDS);
-  const answers = await Promise.all(keyed.drivers.map((driver) => driver.lookup(group, keys, signal)));
-  answers.forEach((held, driver) => {
-    held.forEach((isHeld, i) => {
-      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(keyed.drivers[driver] as TierDriver);
-    });
-  });
-  return bits;
 }

@@ -9,7 +9,7 @@ import type { KeyedMoves } from "./keyed_moves.js";
 import type { KvCache } from "./kv_cache.js";
 import type { Move } from "./page_mover.js";
 import { MARK_LOAD, NONE, type PagePool } from "./page_pool.js";
-import type { Arrival } from "./rows.js";
+import { Arrival } from "./rows.js";
 import type { Sequence } from "./sequence.js";
 
 export interface Resumed {
@@ -29,6 +29,8 @@ export class Resuming {
   /** Copies to the device, ours and those of others that share pages with us. */
   readonly #coming: Set<Move> = new Set();
   readonly #over: Promise<unknown>[] = [];
+  /** Told by ourselves; and what the sequence waits for, of earlier resumptions too. */
+  #own: Arrival | undefined;
   #arrival: Arrival | undefined;
   /** Suspended by ourselves for a while, or by somebody who does not want it back any more. */
   #isResting = false;
@@ -55,6 +57,7 @@ export class Resuming {
     const { row } = this.#sequence;
     if (this.#cache.isRunning(row)) {
       this.#joinAll();
+      this.#arrival = this.#cache.arrival(row);
       return;
     }
     this.#cache.unsuspend(row);
@@ -76,7 +79,12 @@ export class Resuming {
       if (!this.#sequence.disposed) this.#cache.suspend(row);
       throw error;
     }
-    this.#arrival = this.#cache.refreshSlots(row, this.#coming.size > 0);
+    this.#arrival = this.#cache.arrival(row);
+    if (this.#coming.size > 0) {
+      this.#own = new Arrival(this.#arrival);
+      this.#arrival = this.#own;
+    }
+    this.#cache.refreshSlots(row, this.#own);
   }
 
   /** The sequence is not wanted back any more: `start` throws at its next step. */
@@ -93,13 +101,13 @@ export class Resuming {
   async ready(): Promise<Resumed> {
     const outcomes = await Promise.all([...this.#coming].map(({ done }) => done));
     const bad = outcomes.find((outcome) => outcome !== "done");
-    if (bad !== undefined) {
-      throw new KvasirError(
-        "ERR_KVASIR_DEVICE_LOST",
-        `Pages did not come to the device: the copy ended as ${bad}; start the sequence anew`,
-      );
+    this.#own?.tell(bad === undefined);
+    // A sequence that went on with what did not come is lost, however its pages come now; so are its forks.
+    const hasCome = (await this.#arrival?.over) ?? true;
+    if (bad !== undefined || !hasCome) {
+      const why = bad === undefined ? "an earlier copy failed" : `the copy ended as ${bad}`;
+      throw new KvasirError("ERR_KVASIR_DEVICE_LOST", `Pages did not come to the device: ${why}; start the sequence anew`);
     }
-    if (this.#arrival !== undefined) this.#arrival.hasCome = true;
     await Promise.all(this.#over);
     return { tokens: this.#sequence.length, bytes: this.#bytes };
   }

@@ -13,16 +13,27 @@ export const RETURNING = 2;
  * find it; forks share the doubt. Where they did not come it stays.
  */
 export class Arrival {
-  hasCome = false;
-  /** An earlier one of the row, still open. */
+  /** Whether they came, those of earlier arrivals of the row too; resolves when it is known. */
+  readonly over: Promise<boolean>;
+  #own: "open" | "came" | "lost" = "open";
+  #tell!: (hasCome: boolean) => void;
   readonly #before: Arrival | undefined;
 
   constructor(before?: Arrival) {
     this.#before = before?.isCertain === true ? undefined : before;
+    const own = new Promise<boolean>((resolve) => {
+      this.#tell = resolve;
+    });
+    this.over = Promise.all([own, this.#before?.over ?? true]).then(([hasCome, hadCome]) => hasCome && hadCome);
   }
 
   get isCertain(): boolean {
-    return this.hasCome && this.#before?.isCertain !== false;
+    return this.#own === "came" && this.#before?.isCertain !== false;
+  }
+
+  tell(hasCome: boolean): void {
+    this.#own = hasCome ? "came" : "lost";
+    this.#tell(hasCome);
   }
 }
 

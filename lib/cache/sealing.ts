@@ -42,9 +42,13 @@ function sealEntry({ pool, table }: CacheGroup, row: number, entry: number, log:
     return true;
   }
   if (pool.marks(holder) !== 0 || pool.marks(page) !== 0) return false;
-  if (pool.slot(holder, 0) === NONE && pool.refCount(page) > 1) return false;
+  const isThere = pool.isValid(holder, 0);
+  if (!isThere && (pool.refCount(page) > 1 || pool.useCount(holder) > 0)) return false;
   pool.retain(holder);
-  if (pool.slot(holder, 0) === NONE) pool.moveSlot(page, holder, 0);
+  if (!isThere) {
+    pool.dropSlot(holder, 0); // what a failed copy left
+    pool.moveSlot(page, holder, 0);
+  }
   table.set(row, entry, holder, pool.slot(holder, 0));
   pool.release(page);
   return true;

@@ -76,12 +76,7 @@ export interface HybridShares {
 }
 
 /** The first `cpuPages` of all rows' pages for the CPU, the rest in chunks; `hostSlots` by row, `rows` at least as many. */
-export function sharePages(
-  hostSlots: readonly Int32Array[],
-  rows: number,
-  cpuPages: number,
-  chunkPages: number,
-): HybridShares {
+export function sharePages(hostSlots: readonly Int32Array[], rows: number, cpuPages: number, chunkPages: number): HybridShares {
   const total = hostSlots.reduce((sum, { length }) => sum + length, 0);
   const chunks: RowPages[] = [];
   for (let from = cpuPages; from < total; from += chunkPages)

@@ -62,6 +62,7 @@ export function checkIntegrity(world: World): void {
 async function calm(world: World, seed: number): Promise<void> {
   for (const tier of world.tiers) tier.fault = "none";
   world.machine.failNext.fill(false);
+  world.mover.throwNext = false;
   await settle(world, seed);
   for (const entry of world.entries) {
     world.manager.suspend(entry.sequence);

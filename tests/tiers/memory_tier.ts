@@ -25,8 +25,8 @@ interface StoredPage {
   parent: string;
 }
 
-/** What the next call meets: nothing, or a page that is missing, damaged, refused, or a call that fails as a whole. */
-export const faults = ["none", "one", "damaged", "failed", "refused"] as const;
+/** What the next call meets: nothing, or a page that is missing, damaged, refused, or a call that fails as a whole or throws. */
+export const faults = ["none", "one", "damaged", "failed", "refused", "throws"] as const;
 export type Fault = (typeof faults)[number];
 
 const name = (group: number, keys: Uint32Array, at: number): string =>
@@ -135,7 +135,12 @@ export class MemoryTier {
   }
 
   #later<T>(act: () => T): Promise<T> {
-    return new Promise((resolve) => this.waiting.push(() => resolve(act())));
+    return new Promise((resolve, reject) =>
+      this.waiting.push(() => {
+        if (this.#take("throws")) reject(new Error("the tier is broken"));
+        else resolve(act());
+      }),
+    );
   }
 
   #take(fault: Fault): boolean {

@@ -1,6 +1,6 @@
 /** What can be done to a world, by name. An operation takes numbers, which it maps to what there is, so that any trace can be run. */
 import { KvasirError } from "../../lib/errors.js";
-import { inGroup, POISON, type Text } from "./content.js";
+import { inGroup, POISON } from "./content.js";
 import type { PageMemory } from "./machine.js";
 import { faults } from "./memory_tier.js";
 import { prompts } from "./prompts.js";
@@ -19,10 +19,10 @@ export function refuses(act: () => void, ...codes: string[]): boolean {
   }
 }
 
-/** The token after a text: the next one of a prompt that begins like it, or one of few. */
-function nextToken(text: Text, a: number, i: number): number {
-  if (a % 4 !== 0) {
-    const prompt = prompts[a % prompts.length] as Int32Array;
+/** The token after a text: mostly the next one of a sequence's prompt, as long as it began like that, or one of few. */
+function nextToken({ text, id }: Entry, a: number, i: number): number {
+  if (a % 8 !== 0) {
+    const prompt = prompts[id % prompts.length] as Int32Array;
     if (text.length < prompt.length && text.common(prompt, text.length) === text.length) return prompt[text.length] as number;
   }
   return a % 3 === 0 ? (a + i * 7) & 3 : text.length & 1;
@@ -47,7 +47,7 @@ export function step(world: World, entries: readonly Entry[], counts: readonly n
     const { text, sequence } = entry;
     const seen = world.read(entry);
     const from = text.length;
-    for (let k = 0; k < count; k++) text.push(k === 0 && entry.ahead !== undefined ? entry.ahead : nextToken(text, a, k));
+    for (let k = 0; k < count; k++) text.push(k === 0 && entry.ahead !== undefined ? entry.ahead : nextToken(entry, a, k));
     for (const group of cache.groups.keys()) {
       const mapping = new Int32Array(count);
       cache.slotMapping(group, sequence.row, from, count, mapping, 0);
@@ -77,6 +77,13 @@ function append(world: World, number: number, count: number, a: number, mode: nu
   }
   if (!step(world, [entry], [count], a)) return;
   if (mode < 5) note(world, entry);
+}
+
+/** Takes pages for tokens that may never come. */
+function reserve(world: World, number: number, count: number): void {
+  const entry = world.pick(number);
+  if (entry === undefined || isBusy(entry) || entry.state !== "running") return;
+  refuses(() => entry.sequence.reserve(count), "ERR_KVASIR_OUT_OF_PAGES");
 }
 
 function appendMany(world: World, count: number, a: number): void {
@@ -262,12 +269,15 @@ function suspend(world: World, number: number): void {
   entry.suspensions++;
 }
 
+/** Most share one salt. */
+const saltOf = (number: number): number => Math.max(0, (number % (2 * salts)) - salts);
+
 function openAndAdopt(world: World, a: number, b: number, c: number): void {
   if (!world.isFree(a)) return;
   const prompt = prompts[c % prompts.length] as Int32Array;
   const tokens = prompt.slice(0, 1 + (b % prompt.length));
   if (c % 7 === 0) tokens[c % tokens.length] = (a + b) & 3;
-  adopt(world, world.open(a, b % salts), tokens, signalOf(world, b));
+  adopt(world, world.open(a, saltOf(b)), tokens, signalOf(world, b));
 }
 
 function pin(world: World, number: number): void {
@@ -307,6 +317,7 @@ function fault(world: World, a: number, b: number): void {
   if (world.machine.lanes[lane].length === 0) return;
   world.moveFaults++;
   if (b % 3 === 0) world.mover.passDeadlines(lane);
+  else if (b % 7 === 0) world.mover.throwNext = true;
   else world.machine.failNext[lane] = true;
 }
 
@@ -314,10 +325,11 @@ export type Operation = (world: World, a: number, b: number, c: number) => void;
 
 /** Operations, each with how often it comes. */
 export const operations: Record<string, readonly [weight: number, run: Operation]> = {
-  open: [6, (world, a, b) => void (world.isFree(a) && world.open(a, b % salts))],
+  open: [6, (world, a, b) => void (world.isFree(a) && world.open(a, saltOf(b)))],
   adopt: [12, openAndAdopt],
   append: [22, (world, a, b, c) => append(world, a, 1 + (b % 40), c, b % 7)],
   appendMany: [6, (world, a, b) => appendMany(world, 1 + (a % 18), b)],
+  reserve: [2, (world, a, b) => reserve(world, a, b % 50)],
   truncate: [3, (world, a, b) => truncate(world, a, b % 60)],
   fork: [5, (world, a, b) => fork(world, a, b)],
   dispose: [6, (world, a) => dispose(world, a)],

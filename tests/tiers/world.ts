@@ -29,12 +29,21 @@ export interface WorldConfig {
   /** Whether copies and keyed tiers fail now and then. */
   faults: boolean;
   /** A deliberate mistake, to see that it is found. */
-  sabotage?: "no-out-mark" | "no-hold" | undefined;
+  sabotage?: Sabotage | undefined;
 }
+
+/**
+ * Work does not wait for the pages that come; copies do not wait for the work before them; copies are told over when they are enqueued;
+ * keyed tiers do not wait for the work before them.
+ */
+export const sabotages = ["no-hold", "no-edge", "early-end", "no-quiet"] as const;
+export type Sabotage = (typeof sabotages)[number];
 
 export const pageSize = 16;
 export const window = 20;
 export const salts = 3;
+/** Sequences at once. */
+export const numPlaces = 9;
 
 /** Whether the pages of a resumption came: open until it is told. */
 export interface Doubt {
@@ -74,7 +83,7 @@ export class World {
   device: PageMemory[] = [];
   host: PageMemory[] = [];
   /** Sequences have fixed places, so that a step means the same one when others are left out. */
-  readonly places: (Entry | undefined)[] = new Array(9).fill(undefined);
+  readonly places: (Entry | undefined)[] = new Array(numPlaces).fill(undefined);
   pins: Disposable[] = [];
   controllers: AbortController[] = [];
   /** Names of calls that have not ended. */
@@ -132,7 +141,7 @@ export class World {
       tier.crash();
       tier.memories = config.hostPages > 0 ? this.host : this.device;
     }
-    this.mover = new ArrayMover(this.machine, this.device, this.host);
+    this.mover = new ArrayMover(this.machine, this.device, this.host, config.sabotage);
     this.store = new LaggingStore(this.machine, this.device);
     const policy = config.policy === "priority" ? priority({ now: () => this.now }) : evictionPolicy(config.policy);
     const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
@@ -175,7 +184,7 @@ export class World {
 
   /** Whether the place that a number stands for is empty. */
   isFree(number: number): boolean {
-    return this.places[number % this.places.length] === undefined;
+    return this.places[number % numPlaces] === undefined;
   }
 
   open(number: number, salt: number): Entry {
@@ -186,7 +195,7 @@ export class World {
     const id = this.#nextId++;
     const none = { returning: 0, suspensions: 0, adopting: undefined, noted: 0, ahead: undefined };
     const entry: Entry = { id, sequence, text, state, ...none, doubts: [], isPoisoned: false };
-    this.places[number % this.places.length] = entry;
+    this.places[number % numPlaces] = entry;
     return entry;
   }
 
@@ -198,7 +207,7 @@ export class World {
 
   /** The entry in the place that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
   pick(number: number): Entry | undefined {
-    const entry = this.places[number % this.places.length];
+    const entry = this.places[number % numPlaces];
     if (entry?.state !== "broken") return entry;
     this.leave(entry);
     return undefined;
