@@ -106,7 +106,7 @@ eachBackend((device) => {
       await expectRejection(
         "ERR_KVASIR_INTERNAL",
         [/pages that left the device are 0, expected/],
-        swapping?.switchAll([sequence]),
+        (swapping as Swapping).switchAll([sequence]),
       );
       running.dispose();
     } finally {
