@@ -79,7 +79,7 @@ export async function checkChunks(device: Device, c: AttentionCase, seed: number
   attention(device.stream, args);
   let call = Math.floor(draw() * splits.length);
   for (const request of requestsOf(c, inputs)) {
-    for (const size of chunkSizes.filter((size, i) => i === 0 || chunkSizes[i - 1]! < request.queries)) {
+    for (const size of chunkSizes.filter((_, i) => i === 0 || chunkSizes[i - 1]! < request.queries)) {
       for (const chunk of someChunks(request.queries, size, most, draw)) {
         const numSplits = splits[call++ % splits.length];
         const expected = await bitsOf(args, request.firstQuery + chunk[0], chunk[1] - chunk[0]);
