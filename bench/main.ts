@@ -27,6 +27,7 @@ import { pageKeyRates } from "./suites/page_keys.js";
 import { remoteTier } from "./suites/remote_tier.js";
 import { swap } from "./suites/swap.js";
 import { pageCopy } from "./suites/page_copy.js";
+import { pageIntegrity } from "./suites/page_integrity.js";
 import { pagePool } from "./suites/page_pool.js";
 
 type Suite = (
@@ -43,6 +44,7 @@ const suites = {
   execution,
   page_keys: pageKeyRates,
   page_copy: pageCopy,
+  page_integrity: pageIntegrity,
   swap,
   page_pool: pagePool,
   remote_tier: remoteTier,
