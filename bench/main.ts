@@ -52,7 +52,7 @@ const suites = {
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
-const selective: readonly SuiteName[] = ["attention_decode"];
+const selective: readonly SuiteName[] = ["attention_decode", "remote_tier"];
 
 const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suites).join(", ")}; all by default)
 
@@ -61,6 +61,7 @@ const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suit
   --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
   --dir PATH       disk_tier: a folder on the file system to measure; default that of temporary files
   --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
+  --no-peers       attention_decode: without PyTorch; writes no file
   --url URL        remote_tier: a server to measure, redis://host:port; default one that it starts on loopback
 `;
 
