@@ -1,6 +1,7 @@
 /** What must hold when a world comes to rest, and what must succeed when nothing stands in its way. */
 import { ACTIVE } from "../../lib/cache/page_pool.js";
-import { adopt, resume, step } from "./operations.js";
+import { step } from "./model_step.js";
+import { adopt, resume } from "./returning.js";
 import { Random } from "./random.js";
 import { type Entry, pageSize, type World } from "./world.js";
 
