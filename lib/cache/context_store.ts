@@ -23,12 +23,6 @@ export interface Resumption {
   waitLayer(stream?: Stream, layer?: number): void;
 }
 
-/**
- * How the tokens [from, to) of a sequence were or are to be computed, where that shows in their bits; "" where it does not. Pages are the
- * same for others only where, besides their tokens, this is the same: it belongs into the keys under which they are found.
- */
-export type Trace = (from: number, to: number) => string;
-
 /** Tokens that a sequence needed back, counted by the tier where they were found; "recompute" counts those found nowhere. */
 export type HitTokens = Record<string, number>;
 
@@ -51,12 +45,12 @@ export interface ContextStore {
    * Fills the empty sequence with the longest prefix of `tokens` that is found and worth loading; resolves with its length in tokens, all
    * of them on the device.
    */
-  adopt(sequence: Sequence, tokens: Int32Array, options: { signal?: AbortSignal | undefined; trace: Trace }): Promise<number>;
+  adopt(sequence: Sequence, tokens: Int32Array, options?: { signal?: AbortSignal | undefined }): Promise<number>;
   /**
    * Says which tokens the sequence holds from `from` on, once the host knows them: full pages can then be sealed and found again. What was
    * said of later positions is void; nothing before `from` is left out, save what `adopt` brought.
    */
-  noteTokens(sequence: Sequence, from: number, tokens: ArrayLike<number>, trace: Trace): void;
+  noteTokens(sequence: Sequence, from: number, tokens: ArrayLike<number>): void;
   /** The sequence does not run for now: its pages may leave the device when room is needed. */
   suspend(sequence: Sequence): void;
   /** Pages that `resume` would have to bring to the device, of the layer group that needs most. */

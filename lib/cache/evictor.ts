@@ -165,8 +165,18 @@ export class Evictor {
     return true;
   }
 
-  /** Copies pages one level down and drops them here; returns those that stay, still marked. */
+  /** Copies pages one level down, as many at a time as fit there, and drops them here; returns those that stay, still marked. */
   async #moveDown(group: number, arena: number, held: readonly Held[]): Promise<Held[]> {
+    const pool = this.#pools[group] as PagePool;
+    const most = arena === 0 && pool.numArenas > 1 ? pool.numSlots(1) : held.length;
+    const stay: Held[] = [];
+    for (let at = 0; at < held.length; at += most) {
+      stay.push(...(await this.#moveSomeDown(group, arena, held.slice(at, at + most))));
+    }
+    return stay;
+  }
+
+  async #moveSomeDown(group: number, arena: number, held: readonly Held[]): Promise<Held[]> {
     const pool = this.#pools[group] as PagePool;
     const toHost = arena === 0 && pool.numArenas > 1;
     const isBelow = toHost ? await this.#toHost(group, held) : await this.#toKeyed(group, held);

@@ -27,6 +27,13 @@ import { fingerprint } from "./tier_identity.js";
 
 export type { RemoteTierOptions } from "./remote_options.js";
 
+export interface RemoteStats extends TierStats {
+  /** Loaded pages that went through the client's own memory, which costs several times as much: with TLS, or a client other than node-redis 6. */
+  copied: number;
+}
+
+const LEAST_WINDOW_BYTES = 16 * 2 ** 20;
+
 /**
  * Opens a remote tier. A server that does not answer is no error: the tier holds nothing until it does, says so once through
  * `onWarning`, and keeps trying.
@@ -51,9 +58,10 @@ export type { RemoteTierOptions } from "./remote_options.js";
  */
 export async function openRemoteTier(options: RemoteTierOptions): Promise<RemoteTier> {
   const settings = checkRemoteOptions(options);
-  const { identity, pools, windowBytes } = settings;
+  const { identity, pools } = settings;
   const bytes = identity.groups.map(({ pageBytes }) => stagedBytes(identity.pageSize, pageBytes));
   const largest = Math.max(...bytes);
+  const windowBytes = settings.windowBytes ?? Math.max(LEAST_WINDOW_BYTES, 2 * settings.worker.connections * largest);
   const window = new ByteWindow(windowBytes);
   if (window.capacity < largest) {
     throw new KvasirError(
@@ -116,7 +124,7 @@ export class RemoteTier implements TierDriver {
   async begin(): Promise<void> {
     await this.#link.start();
     const reply = await this.#link.request({ type: "ping" });
-    if (reply.status === "failed") this.#breaker.open(reply.reason);
+    if (reply.failure !== undefined) this.#breaker.open(reply.failure);
   }
 
   get #isUsable(): boolean {
@@ -184,8 +192,8 @@ export class RemoteTier implements TierDriver {
   }
 
   /** Pages and bytes are what this process wrote and did not remove since; what the server has room for is not known. */
-  stats(): TierStats {
-    return { ...this.#stats };
+  stats(): RemoteStats {
+    return { ...this.#stats, copied: this.#requests.copied };
   }
 
   close(): Promise<void> {
@@ -206,7 +214,7 @@ export class RemoteTier implements TierDriver {
     } catch {
       return false; // the next probe tries again
     }
-    return (await this.#link.request({ type: "ping" })).status === "ok";
+    return (await this.#link.request({ type: "ping" })).failure === undefined;
   }
 
   /** Notes what `close` has to wait for. */

@@ -13,6 +13,9 @@ export interface HybridRates {
   serialUs: number;
 }
 
+/** What one step measured; a figure may be missing. */
+export type MeasuredRates = { [name in keyof HybridRates]?: number | undefined };
+
 /** What is assumed before the first measurement: a server's memory and PCIe 5. */
 export const firstRates: Readonly<HybridRates> = { cpuBytesPerUs: 60_000, linkBytesPerUs: 40_000, serialUs: 150 };
 
@@ -48,7 +51,7 @@ export class RateMeter {
   }
 
   /** Takes in what one step measured; a figure that is missing or no rate changes nothing. */
-  add(measured: Partial<HybridRates>): void {
+  add(measured: MeasuredRates): void {
     for (const name of ["cpuBytesPerUs", "linkBytesPerUs", "serialUs"] as const) {
       const value = measured[name];
       if (value === undefined || !Number.isFinite(value) || value < 0 || (value === 0 && name !== "serialUs")) continue;

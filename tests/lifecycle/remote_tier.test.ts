@@ -1,8 +1,10 @@
 /** The remote tier over a real server: what was stored comes back, bit by bit, or not at all. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { DAMAGED, FAILED, LOADED, MISSING, type PageBatch, PRESENT, REFUSED, STORED } from "../../lib/cache/tier_driver.js";
 import { fingerprint } from "../../lib/cache/tier_identity.js";
@@ -54,8 +56,36 @@ onRedis("the remote tier", () => {
     const stats = tier.stats();
     expect([stats.pages, stats.bytes, stats.loads, stats.stores]).toEqual([0, 0, 78, 78]);
     expect([stats.misses, stats.damaged, stats.failures, stats.refused]).toEqual([0, 0, 0, 0]);
+    expect(stats.copied, "pages that did not come straight from the socket").toBe(0);
     expect(stats.storedBytes).toBeGreaterThan(26 * (3001 + 70_000 + 2_500_000));
     expect(fixture.warnings).toEqual([]);
+  });
+
+  test("works as well with a client that makes its sockets in its own way", async () => {
+    fixture = new RemoteFixture([3001, 70_000], 32);
+    const folder = mkdtempSync(join(tmpdir(), "kvasir-client-"));
+    try {
+      const path = join(folder, "client.mjs");
+      writeFileSync(
+        path,
+        `import { createRequire } from "node:module";
+        const redis = createRequire(${JSON.stringify(import.meta.url)})("redis");
+        export const { RESP_TYPES } = redis;
+        export const createClient = (options) =>
+          redis.createClient({ ...options, socket: Object.fromEntries(Object.entries(options.socket)) });`,
+      );
+      const tier = await fixture.open(server.url, { client: pathToFileURL(path).href });
+      for (const group of [0, 1]) {
+        const batch = await fixture.pages(group, range(0, 8));
+        await tier.store(batch);
+        await fixture.poison();
+        expect(Array.from(await tier.load(at(batch, range(8, 16))))).toEqual(all(8, LOADED));
+        await fixture.expectSlots(at(batch, range(8, 16)));
+      }
+      expect(tier.stats().copied).toBe(16);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test("takes batches that the caller changes at once, several at a time", async () => {

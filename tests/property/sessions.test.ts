@@ -64,7 +64,7 @@ const asTheyWent = (scripts: readonly Script[], answers: readonly (readonly (num
 describe("sessions that share the device", () => {
   test.each(seeds)("get the answers that they get alone, however scarce pages are (seed %i)", async (seed) => {
     const random = randomFrom(seed);
-    const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1, passTokens: 24 + (seed % 5) * 10 };
+    const fake = { pageSize: 16, passTokens: 24 + (seed % 5) * 10 };
     const scripts = makeScripts(random, { sessions: 12, read: 60, make: 50, turns: 4 });
     const maxPages = largestNeed(scripts, 16) + (seed % 4) * 4;
     const options = { growthPages: seed % 3, watermark: 0, guardTokens: 8, maxBatch: 2 + (seed % 8), prefillTokens: 20 };
@@ -75,7 +75,7 @@ describe("sessions that share the device", () => {
 
   test.each(seeds)("are untouched by questions that others, or they, break off (seed %i)", async (seed) => {
     const random = randomFrom(1000 + seed);
-    const fake = { pageSize: 16, steadyPieceTokens: seed % 2 === 0 ? 7 : 1 };
+    const fake = { pageSize: 16 };
     const scripts = makeScripts(random, { sessions: 10, read: 60, make: 40, turns: 5, broken: 0.5 });
     const maxPages = largestNeed(scripts, 16) + (seed % 3) * 6;
     const { answers } = await together(scripts, { ...fake, maxPages }, { growthPages: 0, watermark: 0, prefillTokens: 16 });
@@ -123,9 +123,8 @@ describe("forks", () => {
   };
 
   test.each(seeds)("and their parents get the same on scarce pages as on many (seed %i)", async (seed) => {
-    const fake = { steadyPieceTokens: seed % 2 === 0 ? 7 : 1 };
-    const many = fakeScheduler({ ...fake, maxPages: large });
-    const scarce = fakeScheduler({ ...fake, maxPages: 12 + (seed % 7) }, { growthPages: 0, watermark: 0 });
+    const many = fakeScheduler({ maxPages: large });
+    const scarce = fakeScheduler({ maxPages: 12 + (seed % 7) }, { growthPages: 0, watermark: 0 });
     const expected = await family(many.scheduler, 5, seed);
     expect(await family(scarce.scheduler, 5, seed)).toEqual(expected);
     expect(scarce.scheduler.stats().droppedPages).toBeGreaterThan(0);
@@ -158,7 +157,7 @@ describe("sessions over a tier below the device", () => {
     "get the answers that they get alone, with late copies, lost ends and questions broken off (seed %i)",
     async (seed) => {
       const random = randomFrom(3000 + seed);
-      const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1 };
+      const fake = { pageSize: 16 };
       const broken = seed % 2 === 0 ? 0.3 : 0;
       const scripts = makeScripts(random, { sessions: 14, read: 60, make: 50, turns: 4, broken });
       const devicePages = largestNeed(scripts, 16) + (seed % 4) * 4;
