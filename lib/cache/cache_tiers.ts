@@ -258,11 +258,9 @@ export class CacheTiers implements ContextStore {
     this.cache.noteTokens(this.cache.rowOf(sequence), position, tokens);
   }
 
-  /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */
+  /** Device pages that are free, or that making room frees whatever lies below: copies of others, and pages that nobody refers to. */
   availablePages(): number {
-    return Math.min(
-      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (this.hasTiers ? pool.evictable(0) : pool.reclaimable(0))),
-    );
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + pool.reclaimable(0)));
   }
 
   /** These suspended sequences run next, the nearest first: theirs are the last pages to leave the device. */

@@ -1,6 +1,7 @@
 /** What must hold when a world comes to rest, and what must succeed when nothing stands in its way. */
 import { ACTIVE } from "../../lib/cache/page_pool.js";
-import { adopt, resume, step } from "./operations.js";
+import { step } from "./model_step.js";
+import { adopt, resume } from "./returning.js";
 import { Random } from "./random.js";
 import { type Entry, pageSize, type World } from "./world.js";
 
@@ -82,8 +83,20 @@ function fitsBelow(world: World): boolean {
   });
 }
 
+/** What is said to be available can be had. */
+async function available(world: World, seed: number): Promise<void> {
+  await calm(world, seed);
+  if (world.failure !== undefined) return;
+  const said = world.manager.availablePages();
+  const tell = (free: number): void =>
+    void (free >= said || world.fail(`${said} pages are available, but only ${free} could be had`));
+  world.track("makeRoom", world.manager.makeRoom(said), tell, () => false);
+  await settle(world, seed + 1);
+}
+
 /** The only sequence that wants to run gets its pages, and room for more, whenever memory holds it. */
 export async function alone(world: World, number: number, seed: number): Promise<void> {
+  if (seed % 4 === 0) await available(world, seed);
   await calm(world, seed);
   const entry = world.pick(number);
   if (entry === undefined || world.failure !== undefined || !fitsBelow(world)) return;

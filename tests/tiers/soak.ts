@@ -4,6 +4,8 @@
  *   npm run soak -- --operations 10000000 --seeds 100        spread over all cores; fresh seeds, told in the result
  *   npm run soak -- --seed 17 --seeds 1 --operations 100000  the seed of an earlier run again
  *   npm run soak -- --replay trace.json                      one trace, as a failure prints it; "-" reads it from stdin
+ *   npm run soak -- --gigabytes 200 [--device cuda] [--disk FOLDER | none]   contents of real pages through all tiers, then the races
+ *                                                            between copies and other work, with their event edges and without
  *
  * Progress goes to stderr. The last line of stdout is one JSON object: operations done, by name, seeds, seconds, failures. A failure is
  * shortened and printed as a trace before it, and the exit code is 1.
@@ -14,6 +16,8 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import type { DeviceKind } from "../../lib/index.js";
+import { soakContents } from "./content_soak.js";
 import { report, shrink } from "./shrink.js";
 import { randomTrace, replay, type Trace } from "./trace.js";
 
@@ -135,6 +139,9 @@ const { values } = parseArgs({
     seed: { type: "string" },
     workers: { type: "string", default: String(availableParallelism()) },
     replay: { type: "string" },
+    gigabytes: { type: "string" },
+    device: { type: "string" },
+    disk: { type: "string" },
     worker: { type: "boolean", default: false },
   },
 });
@@ -146,6 +153,15 @@ if (values.worker) {
       process.exit(1);
     });
   });
+} else if (values.gigabytes !== undefined) {
+  const { gigabytes, device, disk, seed } = values;
+  const isRight = await soakContents({
+    gigabytes: Number(gigabytes),
+    device: device as DeviceKind | undefined,
+    disk,
+    seed: seed === undefined ? undefined : Number(seed),
+  });
+  process.exitCode = isRight ? 0 : 1;
 } else if (values.replay !== undefined) {
   await replayFile(values.replay);
 } else {
