@@ -60,7 +60,6 @@ const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suit
   --json           print the results as JSON, too
   --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
   --dir PATH       disk_tier: a folder on the file system to measure; default that of temporary files
-  --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
   --no-peers       attention_decode: without PyTorch; writes no file
   --url URL        remote_tier: a server to measure, redis://host:port; default one that it starts on loopback
 `;
