@@ -22,6 +22,7 @@ import { attentionDecode } from "./suites/attention_decode.js";
 import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { execution } from "./suites/execution.js";
+import { hybridDecode } from "./suites/hybrid_decode.js";
 import { pageKeyRates } from "./suites/page_keys.js";
 import { swap } from "./suites/swap.js";
 import { pageCopy } from "./suites/page_copy.js";
@@ -43,6 +44,7 @@ const suites = {
   page_copy: pageCopy,
   swap,
   page_pool: pagePool,
+  hybrid_decode: hybridDecode,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
