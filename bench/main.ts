@@ -23,6 +23,7 @@ import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { diskTier } from "./suites/disk_tier.js";
 import { execution } from "./suites/execution.js";
+import { hybridDecode } from "./suites/hybrid_decode.js";
 import { pageKeyRates } from "./suites/page_keys.js";
 import { remoteTier } from "./suites/remote_tier.js";
 import { swap } from "./suites/swap.js";
@@ -49,6 +50,7 @@ const suites = {
   page_pool: pagePool,
   remote_tier: remoteTier,
   disk_tier: diskTier,
+  hybrid_decode: hybridDecode,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
