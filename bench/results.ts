@@ -89,6 +89,8 @@ export interface SuiteOptions {
   withPeers?: boolean | undefined;
   /** A server to measure instead of one that the suite starts. */
   url?: string | undefined;
+  /** Where suites of a file system put their files. */
+  dir?: string | undefined;
   /** Takes the summary once all is measured. */
   conclude?: (summary: Target[]) => void;
 }

@@ -35,6 +35,8 @@ export interface AttentionCase {
   stridedQ?: boolean;
   numSplits?: number;
   batchInvariant?: boolean;
+  /** Results are f32, of inputs that are not. */
+  out?: "f32";
   /** The only request of the call. */
   alone?: boolean;
   /** Keys of every request of the call, instead of `sk` between two small ones; each has `sq` queries and there is no qoIndptr. */
@@ -110,7 +112,22 @@ const decodeFactors: typeof factors = [
   [0, 16, 64, 256].map((pageSize) => ({ pageSize })),
 ];
 
+/** The grid of batch invariance: a causal request whose last queries are cut in chunks, around the borders where backends cut sums. */
+const chunkFactors: typeof factors = [
+  [1, 2, 63, 500, 959, 960, 961, 1919, 1920, 1921, 2881, 4095, 4096, 4097, 5760, 8193, 12_289, 20_000].map((sk) => ({
+    sk,
+    sq: Math.min(sk, 520),
+  })),
+  (["f32", "f16", "bf16"] as const).map((dtype) => ({ dtype })),
+  [64, 80, 96, 128, 192, 256].map((headDim) => ({ headDim })),
+  [{}, { windowLeft: 50 }, { windowLeft: 3000 }],
+  [1, 4, 7].map((group) => ({ group, kvHeads: group === 4 ? 2 : 1 })),
+  [0, 16, 64].map((pageSize) => ({ pageSize })),
+  [{}, { sink: "random" }, { softCap: 20, qScale: 8 }, { logWeight: "key" }, { rotary: 1 }],
+];
+
 export const pairwiseCases = (): AttentionCase[] => pairwise(factors);
+export const pairwiseChunkCases = (): AttentionCase[] => pairwise(chunkFactors).map((c) => ({ ...c, causal: true }));
 export const pairwiseDecodeCases = (): AttentionCase[] => pairwise(decodeFactors);
 
 /**
@@ -189,6 +206,13 @@ export const namedCases: Readonly<Record<string, AttentionCase>> = {
   "odd head_dim": { ...base, headDim: 72, dtype: "f16", pageSize: 16 },
   "smallest head_dim": { ...base, headDim: 8, dtype: "bf16", sq: 2 },
   "one group of 32": { ...base, group: 32, kvHeads: 1, sq: 2 },
+  "f32 results": { ...base, out: "f32", sq: 100, sk: 300, pageSize: 16 },
+  "f32 results, decode": { ...base, out: "f32", sq: 1, sk: 3000, headDim: 128, pageSize: 64 },
+  "f32 results, many splits": { ...base, out: "f32", sq: 40, sk: 2000, dtype: "f16", numSplits: 9, sink: "random" },
+  "f32 results, few splits": { ...base, out: "f32", sq: 1, sk: 900, numSplits: 3, headDim: 96 },
+  "f32 results, odd head_dim": { ...base, out: "f32", headDim: 72, dtype: "f16" },
+  "f32 results, batch invariant": { ...base, out: "f32", batchInvariant: true, sk: 3000, sq: 5, pageSize: 64 },
+  "f32 results, batch invariant, many queries": { ...base, out: "f32", batchInvariant: true, sk: 2000, sq: 300, numSplits: 1 },
   "batch invariant": { ...base, batchInvariant: true, sk: 9000, sq: 5, pageSize: 64 },
   "batch invariant, window": { ...base, batchInvariant: true, sk: 9000, sq: 300, windowLeft: 4500, dtype: "f32", group: 1 },
 };
@@ -275,5 +299,7 @@ export const decodeBatches: Readonly<Record<string, AttentionCase>> = {
   }),
   "batch invariant": decode(gaps, { batchInvariant: true, sq: 2 }),
   "asked-for splits": decode(gaps, { numSplits: 5, pageSize: 16 }),
+  "f32 results": decode(gaps, { out: "f32", sq: 2, sink: "random" }),
+  "f32 results, ragged, asked-for splits": decode(gaps, { out: "f32", dtype: "f16", pageSize: 0, numSplits: 3 }),
   "32-bit floats": decode(gaps, { dtype: "f32", sq: 2, group: 5 }),
 };

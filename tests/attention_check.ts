@@ -17,7 +17,7 @@ export function upload(device: Device, c: AttentionCase, inputs: Inputs): { args
     const strides = [(inputs.qoHeads + 1) * c.headDim, c.headDim, 1];
     tensors.q = own(tensors.q!.view({ offset: c.headDim, shape: [inputs.totalQ, inputs.qoHeads, c.headDim], strides }));
   }
-  const out = own(device.empty(c.dtype, [inputs.totalQ, inputs.qoHeads, c.headDim]));
+  const out = own(device.empty(c.out ?? c.dtype, [inputs.totalQ, inputs.qoHeads, c.headDim]));
   const lse = own(device.empty("f32", [inputs.totalQ, inputs.qoHeads]));
   out.fill(0xff);
   lse.fill(0xff);

@@ -131,7 +131,7 @@ cudaError_t launch(const AttentionParams& p, bool dependent, cudaStream_t stream
 
 cudaError_t launch_fold(const AttentionPlan& plan, const Hardware& hardware, cudaStream_t stream) {
   const bool dependent = hardware.cc_major >= 9;
-  switch (plan.dtype) {
+  switch (plan.out_dtype) {
     case KVASIR_BF16: return launch<__nv_bfloat16>(plan.params, dependent, stream);
     case KVASIR_F16: return launch<__half>(plan.params, dependent, stream);
     default: return launch<float>(plan.params, dependent, stream);

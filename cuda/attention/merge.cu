@@ -159,7 +159,7 @@ bool aligned4(const void* p, int element_bytes, std::initializer_list<int64_t> s
 
 cudaError_t launch_combine(const AttentionPlan& plan, const Hardware& hardware, cudaStream_t stream) {
   const AttentionParams& p = plan.params;
-  const int64_t element = dtype_bytes(plan.dtype);
+  const int64_t element = dtype_bytes(plan.out_dtype);
   MergeRows m = {};
   m.parts = p.part_out;
   m.parts_lse = p.part_lse;
@@ -189,7 +189,7 @@ cudaError_t launch_combine(const AttentionPlan& plan, const Hardware& hardware, 
     if (!vector) return launch_rows<float, Out, 1, 1>(m, dependent, stream);
     return many ? launch_rows<float, Out, 4, 4>(m, dependent, stream) : launch_rows<float, Out, 4, 1>(m, dependent, stream);
   };
-  switch (plan.dtype) {
+  switch (plan.out_dtype) {
     case KVASIR_BF16: return launch(__nv_bfloat16{});
     case KVASIR_F16: return launch(__half{});
     default: return launch(float{});

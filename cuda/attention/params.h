@@ -69,9 +69,11 @@ struct AttentionParams {
   // Batch-invariant (fold.cuh): num_splits is how many CTAs share a row's segments, of requests of at most split_tokens queries;
   // their partials are part_out [part_rows, head_dim], not normalised, beside their (max, sum).
   int split_tokens;     // kAllTokens: all requests
-  float2* part_state;  // [part_rows]
+  float2* part_state;   // [part_rows]
   int64_t* part_begin;  // [batch, num_kv_heads]: the first partial, or -1
-  float* totals;        // [total_q, num_qo_heads, head_dim]: acc of the segments so far, of rows whose segments follow one another
+  float* totals;        // [total_q, num_qo_heads, head_dim]: acc of the segments so far, where they follow one another
+
+  bool out_f32;  // out is f32, and q is not: for the kernels that join splits, that fold segments, and the plain one
 
   KVASIR_HD bool paged() const { return pages != nullptr; }
   // Where stream-K joins its partials: a mailbox of AttentionPlan::mailbox bytes, and a workspace.
@@ -103,7 +105,7 @@ enum class AttentionKernel { none, prefill, prefill_small, decode, simt };
 
 struct AttentionPlan {
   AttentionKernel kernel = AttentionKernel::none;
-  int32_t dtype = 0;
+  int32_t dtype = 0, out_dtype = 0;
   bool extra = false;  // the general instantiation: soft cap, log weights, explicit positions, keys rotated on the way in
   AttentionParams params = {};
   int decode_rows = 0;       // rows of a block of the decode kernel: 8, 16 or 32

@@ -31,7 +31,7 @@ const T* data_of(const kvasir_tensor& t) {
 }
 
 AttentionParams params_of(const kvasir_attention_args& a) {
-  const int64_t element = dtype_bytes(a.q.dtype);
+  const int64_t element = dtype_bytes(a.q.dtype), out_element = dtype_bytes(a.out.dtype);
   AttentionParams p = {};
   p.q = data_of<char>(a.q);
   p.out = static_cast<char*>(a.out.data);
@@ -41,8 +41,9 @@ AttentionParams params_of(const kvasir_attention_args& a) {
   p.pages = data_of<char>(a.pages);
   p.q_token = a.q.stride[0] * element;
   p.q_head = a.q.stride[1] * element;
-  p.out_token = a.out.stride[0] * element;
-  p.out_head = a.out.stride[1] * element;
+  p.out_token = a.out.stride[0] * out_element;
+  p.out_head = a.out.stride[1] * out_element;
+  p.out_f32 = a.out.dtype == KVASIR_F32 && a.q.dtype != KVASIR_F32;
   p.k_token = a.k.stride[0] * element;
   p.k_head = a.k.stride[1] * element;
   p.v_token = a.v.stride[0] * element;
@@ -123,8 +124,10 @@ bool has_bulk_copies(const Hardware& hardware) {
   return hardware.cc_major >= 9 && *std::max_element(std::begin(kArchitectures), std::end(kArchitectures)) >= 900;
 }
 
-// Stream-K over all CTAs, or an asked-for number of equal splits for every request.
-void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const DecodeTile& tile, const Hardware& hardware) {
+// Stream-K over all CTAs, or an asked-for number of equal splits for every request, `keys` long. Results in f32 come from splits,
+// for it is the kernel that joins them which writes such.
+void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const DecodeTile& tile, int64_t keys,
+                 const Hardware& hardware) {
   AttentionParams& p = plan.params;
   plan.kernel = AttentionKernel::decode;
   plan.decode_rows = tile.rows;
@@ -132,11 +135,15 @@ void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const Deco
   // A copy's box must lie in one page.
   p.box_rows = p.paged() && p.page_size % tile.keys != 0 ? kPageGroup : tile.keys;
   p.num_splits = std::min(a.num_splits, 256);
+  p.slots = std::min(hardware.sm_count * tile.ctas_per_sm, kMaxWorkers);
+  const int64_t group = p.num_qo_heads / p.num_kv_heads;
+  const int64_t items = int64_t{p.batch} * p.num_kv_heads * ceil_div(p.qo_each * group, tile.rows);
+  if (p.out_f32) {
+    if (p.num_splits == 0) p.num_splits = choose_splits(items, p.slots, ceil_div(keys, 4 * tile.keys), 2);
+    p.num_splits = std::max(p.num_splits, 2);
+  }
   if (p.num_splits == 0) {
-    p.slots = std::min(hardware.sm_count * tile.ctas_per_sm, kMaxWorkers);
     p.by_slots = FastDiv(static_cast<uint32_t>(p.slots));
-    const int64_t group = p.num_qo_heads / p.num_kv_heads;
-    const int64_t items = int64_t{p.batch} * p.num_kv_heads * ceil_div(p.qo_each * group, tile.rows);
     if (p.qo_indptr == nullptr && items > 0 && items <= p.slots) {
       p.even_items = static_cast<int>(items);
       p.even_workers = stream_k_workers(items * p.slots, items, p.slots, p.slots, kLeastTiles);
@@ -186,6 +193,7 @@ void plan_folded(AttentionPlan& plan, const kvasir_attention_args& a, int64_t ct
 AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& hardware) {
   AttentionPlan plan;
   plan.dtype = a.q.dtype;
+  plan.out_dtype = a.out.dtype;
   if (a.q.dtype != KVASIR_BF16 && a.q.dtype != KVASIR_F16 && a.q.dtype != KVASIR_F32) return plan;
   if (a.q.shape[2] > 256) return plan;
   plan.params = params_of(a);
@@ -199,7 +207,8 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
       p.paged() ? ceil_div(a.page_indices.shape[0] * a.page_size, a.kv_len.shape[0]) : ceil_div(p.total_kv, batch);
 
   const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
-  const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) && aligned_16(a.out, element) &&
+  const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) &&
+                            aligned_16(a.out, dtype_bytes(a.out.dtype)) &&
                             aligned_16(a.k, element) && aligned_16(a.v, element) && aligned_16(a.pages, element);
   int64_t ctas = 0, tile_keys = 64, tile_rows = 0;
   int waves = 1;
@@ -209,7 +218,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     waves = 4;
   } else if (const DecodeTile* tile = p.batch_invariant ? nullptr : find_decode_tile(*shape, has_bulk_copies(hardware), rows);
              tile != nullptr) {
-    plan_decode(plan, a, *tile, hardware);
+    plan_decode(plan, a, *tile, keys, hardware);
     return plan;
   } else {
     plan.kernel = rows <= shape->small.rows ? AttentionKernel::prefill_small : AttentionKernel::prefill;
@@ -233,6 +242,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     return plan;
   }
   p.num_splits = a.num_splits > 0 ? std::min(a.num_splits, 256) : choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
+  if (p.out_f32 && tensor_cores) p.num_splits = std::max(p.num_splits, 2);
   if (p.num_splits > 1) {
     p.part_rows = p.total_q;
     plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);

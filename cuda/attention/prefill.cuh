@@ -408,6 +408,15 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
         }
       }
       if (live && pair == 0 && p.lse != nullptr) p.lse[(s.request.qo_begin + query) * p.lse_token + head * p.lse_head] = lse;
+      if (kFolded && p.out_f32) {
+        char* const to = p.out + (s.request.qo_begin + query) * p.out_token + head * p.out_head + pair * 8;
+#pragma unroll
+        for (int j = 0; j < kD / 8; ++j) {
+          const float2 x = make_float2(o[i][j][2 * half] * inverse, o[i][j][2 * half + 1] * inverse);
+          if (live) *reinterpret_cast<float2*>(to + j * 32) = x;
+        }
+        continue;
+      }
 #pragma unroll
       for (int j = 0; j < kD / 8; ++j) {
         *reinterpret_cast<uint32_t*>(q_tile + (j / Sw::kChunks) * kRows * Sw::kRowBytes + Sw::offset(in_tile, j % Sw::kChunks) +
@@ -415,7 +424,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       }
     }
   }
-  if (split) return;
+  if (split || (kFolded && p.out_f32)) return;
   __syncwarp();  // the warp's own rows only
   for (int r = warp_row + lane / Sw::kChunks; r < min(rows, warp_row + Shape::kWarpRows); r += 32 / Sw::kChunks) {
     const int row = row_begin + r, query = p.group.div(row), head = kv_head * group + row - query * group,

@@ -40,6 +40,16 @@ struct SegmentSums {
   }
 };
 
+// Element d of a row of out.
+template <typename T>
+__device__ __forceinline__ void write_out(const AttentionParams& p, char* row, int d, float x) {
+  if (p.out_f32) {
+    reinterpret_cast<float*>(row)[d] = x;
+  } else {
+    reinterpret_cast<T*>(row)[d] = from_float<T>(x);
+  }
+}
+
 template <typename T, bool kFolded>
 __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_constant__ AttentionParams p) {
   __shared__ float q_rows[kSimtWarps][kMaxHeadDim];
@@ -133,7 +143,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
     }
   };
 
-  T* const out = reinterpret_cast<T*>(p.out + token * p.out_token + head * p.out_head);
+  char* const out = p.out + token * p.out_token + head * p.out_head;
   if constexpr (kFolded) {
     const int64_t begin = p.num_splits > 1 ? find_partials(p, request_index, kv_head) : -1;
     const int group = static_cast<int>(p.group.divisor), row = (token - r.qo_begin) * group + head - kv_head * group;
@@ -164,7 +174,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
 #pragma unroll
     for (int e = 0; e < kLaneElements; ++e) {
       const int d = lane + 32 * e;
-      if (d < p.head_dim) out[d] = from_float<T>(__fmul_rn(sums.acc[e], end.scale));
+      if (d < p.head_dim) write_out<T>(p, out, d, __fmul_rn(sums.acc[e], end.scale));
     }
     return;
   }
@@ -193,7 +203,7 @@ __global__ void __launch_bounds__(kSimtWarps * 32) simt_kernel(const __grid_cons
 #pragma unroll
   for (int e = 0; e < kLaneElements; ++e) {
     const int d = lane + 32 * e;
-    if (d < p.head_dim) out[d] = from_float<T>(acc[e] * inverse);
+    if (d < p.head_dim) write_out<T>(p, out, d, acc[e] * inverse);
   }
 }
 

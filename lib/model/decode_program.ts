@@ -133,8 +133,13 @@ export class DecodeProgram {
       });
       return { kvLen, rowStart, slotMapping };
     });
-    const hidden = this.#transformer.forward(stream, this.rows, { ids: this.ids, positions: this.#positions, groups });
-    this.#transformer.logits(stream, hidden, this.#logits);
+    this.run({ ids: this.ids, positions: this.#positions, groups });
+  }
+
+  /** The layers, for rows that have their place, and the choice of the next tokens. */
+  run(inputs: StepInputs): void {
+    const hidden = this.#transformer.forward(this.#stream, this.rows, inputs);
+    this.#transformer.logits(this.#stream, hidden, this.#logits);
     this.#choose();
   }
 

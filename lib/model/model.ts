@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { CacheTiers } from "../cache/cache_tiers.js";
 import { DevicePageStore } from "../cache/device_store.js";
+import { evictionPolicy } from "../cache/eviction_policies.js";
 import { KvCache } from "../cache/kv_cache.js";
 import type { LayerGroup } from "../cache/page_format.js";
 import type { Sequence } from "../cache/sequence.js";
@@ -16,6 +17,9 @@ import { type ModelConfig, parseConfig, readConfig } from "./config.js";
 import { DecodeBatch, type DecodeOptions } from "./decode.js";
 import { DecodePrograms, type Sampling } from "./decode_program.js";
 import { type GeneratedToken, type GenerateOptions, generate } from "./generate.js";
+import type { HybridSequence } from "./hybrid_context.js";
+import { HybridDecode } from "./hybrid_decode.js";
+import { type HybridOptions, openHybrid } from "./hybrid_open.js";
 import { type PrefillItem, type PrefillOptions, prefill } from "./prefill.js";
 import { randomWeights } from "./random_weights.js";
 import { ropeFrequencies } from "./rope.js";
@@ -207,7 +211,9 @@ export class Model implements Disposable {
     const { hostPages, farPages } = tierSizes(options.tiers, groups, pageSize);
     const storeRotated = options.storeRotated ?? true;
     this.store = new DevicePageStore(device, this.stream, groups, pageSize, maxPages);
-    this.cache = new KvCache({ groups, pageSize, maxPages, hostPages, farPages, storeRotated }, this.store);
+    const policy = evictionPolicy(options.tiers?.policy ?? "lru");
+    const pages = { maxPages, hostPages, farPages, policies: [policy, policy] };
+    this.cache = new KvCache({ groups, pageSize, storeRotated, ...pages }, this.store);
     this.#tokenizer = tokenizer;
     this.#weights = weights;
     this.#transformer = new Transformer(
@@ -281,6 +287,16 @@ export class Model implements Disposable {
     checkOptions("decode", options, ["recorded"]);
     const each = sampling ?? sequences.map(() => ({}));
     return new DecodeBatch(this.#transformer, this.stream, this.#programs, sequences, each, options);
+  }
+
+  /**
+   * A batch whose sequences have most of their pages in host memory (`HybridSequence`): the device, the CPU and the link between them share
+   * each step's attention. Results are those of `decode` but for rounding.
+   * @throws (rejection) ERR_KVASIR_UNSUPPORTED for a cache with windows, or with keys stored before RoPE; ERR_KVASIR_OUT_OF_MEMORY,
+   * ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_SHAPE, ERR_KVASIR_PAGE_OUT_OF_RANGE, ERR_KVASIR_UNKNOWN_OPTION
+   */
+  async decodeHybrid(sequences: readonly HybridSequence[], options: HybridOptions): Promise<HybridDecode> {
+    return new HybridDecode(await openHybrid(this.#transformer, this.stream, this.#programs, sequences, options));
   }
 
   /** Continues a prompt, token by token; see `GenerateOptions`. */

@@ -38,6 +38,8 @@ export interface StepInputs {
     /** [batch] i32, the tokens of this pass included. */
     kvLen: Tensor;
   }[];
+  /** Attends instead, once the pass's keys and values of a layer are in its pages: `q` and `out` are [total, num_qo_heads, head_dim]. */
+  attend?: (layer: number, q: Tensor, out: Tensor) => void;
 }
 
 export interface TransformerParts {
@@ -166,6 +168,10 @@ export class Transformer {
       pageSize,
       storeRotated,
     });
+    if (inputs.attend !== undefined) {
+      inputs.attend(index, q, attended);
+      return;
+    }
     attention(stream, {
       q,
       out: attended,

@@ -4,13 +4,13 @@ import type { Tensor } from "../tensor.js";
 import { enqueue } from "./op.js";
 
 /**
- * Arguments of `attention`. T is one of f32, f16, bf16, the same for q, out, k, v and pages; optional vectors that are left out have
+ * Arguments of `attention`. T is one of f32, f16, bf16, the same for q, k, v, pages and, unless it is f32, out; optional vectors that are left out have
  * the meaning named. KV is ragged (`k`, `v`) or paged (`pages` and its table), never both.
  */
 export interface AttentionArgs {
   /** T `[total_q, num_qo_heads, head_dim]`; head_dim a multiple of 8 up to 256; rows aligned to 16 bytes. */
   q: Tensor;
-  /** T `[total_q, num_qo_heads, head_dim]`. A query that sees no key gives 0. */
+  /** T or f32 `[total_q, num_qo_heads, head_dim]`. A query that sees no key gives 0. f32 keeps parts whole that `merge` joins. */
   out: Tensor;
   /** f32 `[total_q, num_qo_heads]`: natural log of the softmax denominator, -Infinity where no key is visible. */
   lse?: Tensor | undefined;

@@ -95,7 +95,7 @@ typedef enum kvasir_op_id {
  * cos/sin). */
 typedef struct kvasir_attention_args {
   kvasir_tensor q;            /* [total_q, num_qo_heads, head_dim] T */
-  kvasir_tensor out;          /* [total_q, num_qo_heads, head_dim] T */
+  kvasir_tensor out;          /* [total_q, num_qo_heads, head_dim] T or f32 */
   kvasir_tensor lse;          /* optional [total_q, num_qo_heads] f32, natural log */
   kvasir_tensor k, v;         /* ragged: [total_kv, num_kv_heads, head_dim] T */
   kvasir_tensor qo_indptr;    /* optional [batch + 1] i32 */

@@ -142,14 +142,15 @@ void check_aliasing(Match& m, const Args& a) {
   m.disjoint("lse", a.lse, "out", a.out);
 }
 
-// kMixed: q, the KV side and out may each have a dtype of their own (the reference rounds what is given in any of them).
+// out may be f32 whatever the others are: partial results are merged without a rounding between. kMixed: q, the KV side and out may
+// each have a dtype of their own (the reference rounds what is given in any of them).
 template <bool kMixed>
 kvasir_status check(const void* raw, kvasir_error* err) {
   const Args& a = *static_cast<const Args*>(raw);
   Match m(err);
   Dims d;
   Type type{kComputeDtypes}, kv_own{kComputeDtypes}, out_own{kComputeDtypes};
-  Type &kv_type = kMixed ? kv_own : type, &out_type = kMixed ? out_own : type;
+  Type &kv_type = kMixed ? kv_own : type, &out_type = kMixed || a.out.dtype == KVASIR_F32 ? out_own : type;
   const bool ragged = present(a.k) || present(a.v), paged = present(a.pages);
   m.expect(ragged || paged, "k and v are missing, and so are pages: pass k and v (ragged KV) or pages with its table (paged KV)");
   m.expect(!(ragged && paged), "%s and pages were both given; pass k and v (ragged KV) or pages with its table (paged KV)",

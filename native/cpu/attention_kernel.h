@@ -330,17 +330,25 @@ struct TaskRunner {
       if (present(args.lse)) {
         static_cast<float*>(args.lse.data)[query * args.lse.stride[0] + head * args.lse.stride[1]] = row.lse();
       }
-      T* out = static_cast<T*>(args.out.data) + query * args.out.stride[0] + head * args.out.stride[1];
-      for (int64_t d = 0; d < dim; d += kPanel) {
-        const float* acc = state.acc + r * padded + d;
-        float values[kPanel];
-        unpair<T>(Pair{load(acc) * scale, load(acc + kLanes) * scale}, values);
-        for (int64_t i = 0; i < kPanel && d + i < dim; i += kLanes) {
-          if (d + i + kLanes <= dim) {
-            store(out + d + i, load(values + i));
-          } else {
-            store_first(out + d + i, load(values + i), static_cast<int>(dim - d - i));
-          }
+      const int64_t at = query * args.out.stride[0] + head * args.out.stride[1];
+      const float* acc = state.acc + r * padded;
+      if (args.out.dtype == KVASIR_F32) {
+        write_row(acc, scale, dim, static_cast<float*>(args.out.data) + at);
+      } else {
+        write_row(acc, scale, dim, static_cast<T*>(args.out.data) + at);
+      }
+    }
+  }
+  template <class Out>
+  static void write_row(const float* acc, float scale, int64_t dim, Out* out) {
+    for (int64_t d = 0; d < dim; d += kPanel) {
+      float values[kPanel];
+      unpair<T>(Pair{load(acc + d) * scale, load(acc + d + kLanes) * scale}, values);
+      for (int64_t i = 0; i < kPanel && d + i < dim; i += kLanes) {
+        if (d + i + kLanes <= dim) {
+          store(out + d + i, load(values + i));
+        } else {
+          store_first(out + d + i, load(values + i), static_cast<int>(dim - d - i));
         }
       }
     }

@@ -1,8 +1,9 @@
 /** Attention on the CPU against the float64 oracle, and the promises about its bits. CUDA runs the same cases in tests/cuda. */
 import { afterAll, describe, expect, test } from "vitest";
 import { type AttentionArgs, type Device, attention, openDevice } from "../../lib/index.js";
-import { type AttentionCase, namedCases, pairwiseCases } from "../attention_cases.js";
+import { type AttentionCase, namedCases, pairwiseCases, pairwiseChunkCases } from "../attention_cases.js";
 import { checkCase, runAttention, runSeed, upload } from "../attention_check.js";
+import { checkChunks } from "../attention_chunks.js";
 import { makeInputs } from "../attention_inputs.js";
 
 const device = openDevice("cpu");
@@ -113,6 +114,10 @@ describe("batchInvariant: the bits of a request depend on that request alone", (
       expectSameBits(await part(other, c, 0, c.sq), whole);
     }
   });
+
+  // The grid is CUDA's; some of it holds the same law here.
+  const chunked = pairwiseChunkCases().filter((_, i) => i % 3 === 0);
+  test.each(chunked.map((c) => [name(c), c] as const))("in any chunks: %s", (_, c) => checkChunks(device, c, runSeed, 4));
 
   test("alone as inside a batch of 64", async () => {
     const lens = Array.from({ length: 64 }, (_, i) => [1 + (i % 5), 20 + 37 * (i % 13)] as const);

@@ -1,8 +1,9 @@
 /** Attention on CUDA against the CPU's float64 oracle, over the same cases as the CPU, and what a recorded launch promises. */
 import { afterAll, describe, expect, test } from "vitest";
 import { append, attention, createPageTable, openDevice } from "../../lib/index.js";
-import { type AttentionCase, namedCases, pairwiseCases } from "../attention_cases.js";
+import { type AttentionCase, namedCases, pairwiseCases, pairwiseChunkCases } from "../attention_cases.js";
 import { checkCase, runAttention, runSeed } from "../attention_check.js";
+import { checkChunks } from "../attention_chunks.js";
 import { makeInputs } from "../attention_inputs.js";
 import { onBackend } from "../device.js";
 
@@ -29,6 +30,26 @@ onBackend("cuda", (device) => {
     const inputs = makeInputs(c, runSeed);
     const first = await runAttention(device, c, inputs);
     for (let repeat = 0; repeat < 60; repeat += 1) expect((await runAttention(device, c, inputs)).out).toEqual(first.out);
+  });
+
+  describe("batchInvariant: bits do not depend on what shares the call", () => {
+    test.each(pairwiseChunkCases().map((c) => [name(c), c] as const))("%s", (_, c) => checkChunks(device, c, runSeed, 12));
+
+    const mixed: AttentionCase = { sq: 0, sk: 0, dtype: "bf16", headDim: 64, group: 4, kvHeads: 2, pageSize: 64, causal: true };
+    // So many rows that only requests of few queries are shared out among CTAs.
+    test.each([
+      ["pages of 64", {}],
+      ["pages of 16", { pageSize: 16, dtype: "f16" }],
+      ["ragged, a window", { pageSize: 0, windowLeft: 2500 }],
+    ] as const)("a long prefill among decodes of long contexts; %s", async (_, changed) => {
+      const c = { ...mixed, ...changed, qoLens: [2, 4300, 1, 3, 0, 16, 1], kvLens: [700, 4300, 20_000, 5000, 40, 9000, 0] };
+      await checkChunks(device, c, runSeed, 4);
+    });
+
+    test("many requests: each as alone", async () => {
+      const kvLens = Array.from({ length: 300 }, (_, i) => (i % 29 === 0 ? 6000 + i : (i * 37) % 1100));
+      await checkChunks(device, { ...mixed, sq: 1, kvLens, qoLens: kvLens.map((_, i) => i % 3) }, runSeed, 2);
+    });
   });
 
   test("a recorded launch replayed with growing lengths equals eager calls", async () => {

@@ -1,0 +1,238 @@
+/**
+ * Decoding sequences whose keys and values do not fit on the device: the device attends to the pages that it holds, the CPU to a share of
+ * those in host memory where they lie, and the rest is streamed to the device, layer by layer, ahead of compute. The shares follow the
+ * rates that earlier steps measured. New tokens go to pages on the device.
+ */
+import { KvasirError } from "../errors.js";
+import type { Stream } from "../stream.js";
+import type { Tensor } from "../tensor.js";
+import type { DecodeProgram } from "./decode_program.js";
+import { HybridLayout } from "./hybrid_layout.js";
+import type { HybridParts } from "./hybrid_open.js";
+import { cpuPagesFor, type HybridRates, type HybridShares, RateMeter, sharePages } from "./hybrid_plan.js";
+import { type HybridTableParts, ShareTables } from "./hybrid_tables.js";
+
+export interface HybridStats {
+  steps: number;
+  /** Pages of the latest step by who attended to them. */
+  devicePages: number;
+  cpuPages: number;
+  streamedPages: number;
+  /** Of the host pages. */
+  shares: { cpu: number; streamed: number };
+  /** That came to the device in all steps. */
+  bytesStreamed: number;
+  /** That the CPU attended, and that copies took, in the latest step whose tokens were read; all layers, as a sample of them tells. */
+  cpuMicroseconds: number;
+  copyMicroseconds: number;
+  /** What the next shares follow from. */
+  rates: Readonly<HybridRates>;
+}
+
+/** Made by `model.decodeHybrid`; used as a `DecodeBatch` is. */
+export class HybridDecode implements Disposable {
+  readonly #parts: HybridParts;
+  readonly #stream: Stream;
+  readonly #program: DecodeProgram;
+  readonly #layout: HybridLayout;
+  readonly #tableParts: HybridTableParts;
+  readonly #meter: RateMeter = new RateMeter();
+  /** Shares of the next step, whose first chunks are on their way. */
+  #tables: ShareTables | undefined;
+  /** What they are shares of, by context. */
+  #hostSlots: readonly Int32Array[] = [];
+  /** Shares of the latest two steps, the last one's first. */
+  #latest: readonly HybridShares[] = [];
+  #steps = 0;
+  #devicePages = 0;
+  #bytesStreamed = 0;
+  #times = { cpuMicroseconds: 0, copyMicroseconds: 0 };
+  #disposed = false;
+
+  /** @internal */
+  constructor(parts: HybridParts) {
+    const { transformer, stream, program, options, lane, attention, chunkPages } = parts;
+    const { device, cache } = transformer.parts;
+    const { pageSize } = cache;
+    const { rows } = program;
+    this.#parts = parts;
+    this.#stream = stream;
+    this.#program = program;
+    this.#layout = new HybridLayout(device, stream, rows, pageSize);
+    const slots = Int32Array.from({ length: lane.ringChunks * chunkPages }, (_, slot) => slot);
+    this.#tableParts = {
+      device,
+      stream,
+      host: options.hostPages.device,
+      hostStream: attention.hostStream,
+      rows,
+      pageSize,
+      chunkPages,
+      ringChunks: lane.ringChunks,
+      ringIndices: device.tensor("i32", [slots.length], slots, { stream }),
+    };
+    program.upload(program.step, new Int32Array(rows));
+    if (!program.greedy) program.setSampling(options.sampling ?? []);
+  }
+
+  /** Chooses the first tokens from logits `[sequences, vocab]`. */
+  start(logits: Tensor): Promise<Int32Array> {
+    this.#check();
+    this.#program.start(logits);
+    return this.#read(undefined);
+  }
+
+  /** Continues from given tokens instead. */
+  startFrom(tokens: readonly number[]): void {
+    this.#check();
+    const ids = new Int32Array(this.#program.rows);
+    ids.set(tokens);
+    this.#program.upload(this.#program.ids, ids);
+  }
+
+  /**
+   * Writes each sequence's latest token into the cache and chooses its next one. Enqueues everything and returns at once; callers may run
+   * a step ahead of what they read.
+   * @throws ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed; ERR_KVASIR_DISPOSED
+   */
+  step(): Promise<Int32Array> {
+    this.enqueueStep();
+    return this.#read(this.#steps - 1);
+  }
+
+  /** A step whose tokens nobody reads; it measures nothing either. @throws as `step` */
+  enqueueStep(): void {
+    this.#check();
+    const { contexts, transformer, attention, timing } = this.#parts;
+    const { cache } = transformer.parts;
+    const rows = contexts.map(({ row }) => row);
+    cache.reserve(
+      rows,
+      rows.map(() => 1),
+    );
+    const tables = this.#tablesOfNow();
+    this.#countDraws();
+    const deviceSlots = contexts.map((context) => context.deviceSlots());
+    const own = this.#layout.update(contexts, deviceSlots);
+    const { positions, slotMapping } = this.#layout;
+    attention.begin({ own, tables, ...timing.stamps(this.#steps) });
+    this.#program.run({
+      ids: this.#program.ids,
+      positions,
+      groups: [{ slotMapping, rowStart: own.rowStart, kvLen: own.kvLen }],
+      attend: (layer, q, out) => attention.attend(layer, q, out),
+    });
+    for (const row of rows) cache.commit(row, 1);
+    this.#count(tables.shares, deviceSlots);
+    this.#share(contexts.map((context) => context.hostSlots()));
+  }
+
+  /** Logits `[rows, vocab]` f32 of the latest step, for ops on the same stream; the first rows are the sequences'. */
+  get logits(): Tensor {
+    return this.#program.logits;
+  }
+
+  get stats(): HybridStats {
+    const [shares] = this.#latest;
+    const [cpuPages, streamedPages] = [shares?.cpu.slots.length ?? 0, shares?.streamedPages ?? 0];
+    const hostPages = Math.max(1, cpuPages + streamedPages);
+    return {
+      steps: this.#steps,
+      devicePages: this.#devicePages,
+      cpuPages,
+      streamedPages,
+      shares: { cpu: cpuPages / hostPages, streamed: streamedPages / hostPages },
+      bytesStreamed: this.#bytesStreamed,
+      ...this.#times,
+      rates: this.#meter.rates,
+    };
+  }
+
+  /** Frees what the decode took; enqueued work runs to its end, and sequences and host pages stay the caller's. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    const { lane, attention, programs } = this.#parts;
+    lane.dispose();
+    attention.dispose();
+    this.#layout.dispose();
+    this.#tables?.dispose();
+    this.#tableParts.ringIndices.dispose();
+    programs.give(this.#program);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new KvasirError("ERR_KVASIR_DISPOSED", "Hybrid decode was disposed; make another");
+  }
+
+  /** The shares that were prepared, or others where pages have moved since. */
+  #tablesOfNow(): ShareTables {
+    const hostSlots = this.#parts.contexts.map((context) => context.hostSlots());
+    if (this.#tables !== undefined && isSame(hostSlots, this.#hostSlots)) return this.#tables;
+    this.#parts.lane.drop();
+    return this.#share(hostSlots);
+  }
+
+  /** Decides on the next step's shares and lets their first chunks come. */
+  #share(hostSlots: readonly Int32Array[]): ShareTables {
+    const { lane, options, chunkPages, timing } = this.#parts;
+    const pages = hostSlots.reduce((sum, { length }) => sum + length, 0);
+    const { cpuShare } = options;
+    const wanted = cpuShare === undefined ? cpuPagesFor(pages, lane.layerBytes, this.#meter.rates) : Math.round(cpuShare * pages);
+    let tables = this.#tables;
+    // A change costs tables, and is worth it from a few pages on.
+    const isFar = tables === undefined || Math.abs(wanted - tables.shares.cpu.slots.length) > pages / 64;
+    if (tables === undefined || isFar || !isSame(hostSlots, this.#hostSlots)) {
+      tables?.dispose();
+      tables = new ShareTables(this.#tableParts, sharePages(hostSlots, this.#program.rows, wanted, chunkPages));
+      this.#tables = tables;
+      this.#hostSlots = hostSlots;
+    }
+    const { chunks } = tables.shares;
+    if (chunks.length > 0) lane.begin(chunks, { layers: timing.layers, first: timing.stamps(this.#steps).copyStamp });
+    return tables;
+  }
+
+  /** Draws are numbered from the first token's, 0. */
+  #countDraws(): void {
+    const { rows, greedy, step } = this.#program;
+    if (!greedy) this.#program.upload(step, new Int32Array(rows).fill(this.#steps + 1));
+  }
+
+  #count(shares: HybridShares, deviceSlots: readonly Int32Array[]): void {
+    const { lane, transformer } = this.#parts;
+    this.#latest = [shares, ...this.#latest.slice(0, 1)];
+    this.#steps++;
+    this.#devicePages = deviceSlots.reduce((sum, { length }) => sum + length, 0);
+    this.#bytesStreamed += shares.streamedPages * lane.layerBytes * transformer.parts.config.numLayers;
+  }
+
+  async #read(step: number | undefined): Promise<Int32Array> {
+    const tokens = (await this.#program.ids.read({ stream: this.#stream })) as Int32Array;
+    if (step !== undefined && !this.#disposed) this.#measure(step);
+    return tokens.subarray(0, this.#parts.contexts.length);
+  }
+
+  /** The step is over; where two more were enqueued since, its stamps are theirs. */
+  #measure(step: number): void {
+    const shares = this.#latest[this.#steps - 1 - step];
+    if (shares === undefined) return;
+    const { lane, attention, timing } = this.#parts;
+    const streams = { device: this.#stream, host: attention.hostStream, transfers: lane.transfers };
+    const { cpuMicroseconds, copyMicroseconds, ...rates } = timing.read(step, streams, shares, lane.layerBytes);
+    this.#times = { cpuMicroseconds, copyMicroseconds };
+    this.#meter.add(rates);
+  }
+}
+
+function isSame(a: readonly Int32Array[], b: readonly Int32Array[]): boolean {
+  return a.length === b.length && a.every((slots, i) => slots === b[i] || sameSlots(slots, b[i] as Int32Array));
+}
+
+function sameSlots(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((slot, i) => slot === b[i]);
+}

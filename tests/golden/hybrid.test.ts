@@ -1,0 +1,288 @@
+/** Decoding with pages on the device, in host memory under the CPU, and streamed: the same tokens as from pages on the device alone. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  allocateHostTensor,
+  type Device,
+  type HybridDecode,
+  type HybridOptions,
+  type HybridSequence,
+  loadModel,
+  type Model,
+  openDevice,
+  type Sampling,
+  type Sequence,
+  type Tensor,
+} from "../../lib/index.js";
+import { random } from "../attention_cases.js";
+import { runSeed } from "../attention_check.js";
+import { eachBackend } from "../device.js";
+import { expectError, expectRejection } from "../expect_error.js";
+import { golden, maxDifference, modelFolder } from "./golden.js";
+
+const pageSize = 16;
+const hostSlots = 96;
+
+eachBackend((device) => {
+  const draw = random(runSeed);
+  let host: Device;
+  let model: Model;
+  let hostPages: Tensor;
+  let ids: number[];
+  beforeAll(async () => {
+    host = openDevice("cpu", { threads: 2 });
+    model = await loadModel(device, modelFolder, { dtype: "f32", pageSize, cacheTokens: 4096, chunkTokens: 256 });
+    const pinned = device.backend === "cuda" ? { pinnedFor: device } : {};
+    hostPages = await allocateHostTensor(host, "f32", [hostSlots, model.store.pages(0).shape[1] as number], pinned);
+    ids = [...(await golden("ids_1024")).ints];
+  });
+  afterAll(() => {
+    model.dispose();
+    hostPages.dispose();
+    host.dispose();
+  });
+
+  const shuffled = (count: number): Int32Array => {
+    const order = Int32Array.from({ length: count }, (_, i) => i);
+    for (let i = count - 1; i > 0; i--) {
+      const j = Math.floor(draw() * (i + 1));
+      [order[i], order[j]] = [order[j] as number, order[i] as number];
+    }
+    return order;
+  };
+
+  /** Prefilled sequences, and their logits after the last token. */
+  async function prefilled(lengths: readonly number[]): Promise<{ sequences: Sequence[]; logits: Tensor }> {
+    const sequences = lengths.map(() => model.createSequence());
+    const items = sequences.map((sequence, i) => ({ sequence, tokens: ids.slice(7 * i, 7 * i + (lengths[i] as number)) }));
+    return { sequences, logits: await model.prefill(items) };
+  }
+
+  /**
+   * The same tokens with `pages` random full pages of each sequence in the host pool, in any slots and any order; everything else of the
+   * pool is NaN, and so are the pages of the new sequences before what belongs there is copied in.
+   */
+  async function spread(sequences: readonly Sequence[], pages: readonly number[]): Promise<HybridSequence[]> {
+    const table = model.cache.groups[0]?.table;
+    const devicePages = model.store.pages(0);
+    hostPages.fill(0xff);
+    await host.stream.finished();
+    const free = [...shuffled(hostSlots)];
+    const result = sequences.map((source, i) => {
+      const full = Math.floor(source.length / pageSize);
+      const gone = new Set(shuffled(full).subarray(0, pages[i]));
+      const entries = Array.from({ length: Math.ceil(source.length / pageSize) }, (_, entry) => entry);
+      const copy = (to: Tensor, toSlot: number, entry: number): void => {
+        using from = devicePages.select(table?.slot(source.row, entry) as number);
+        using target = to.select(toSlot);
+        target.copyFrom(from, { stream: model.stream });
+      };
+      const slots = Int32Array.from(
+        shuffled(full).filter((entry) => gone.has(entry)),
+        (entry) => {
+          const slot = free.pop() as number;
+          copy(hostPages, slot, entry);
+          return slot;
+        },
+      );
+      const sequence = model.createSequence();
+      const length = source.length - gone.size * pageSize;
+      sequence.reserve(length);
+      sequence.commit(length);
+      const kept = entries.filter((entry) => !gone.has(entry));
+      kept.forEach((entry, place) => {
+        const slot = table?.slot(sequence.row, place) as number;
+        using target = devicePages.select(slot);
+        target.fill(0xff, { stream: model.stream });
+        copy(devicePages, slot, entry);
+      });
+      return { sequence, hostSlots: slots };
+    });
+    await model.stream.finished();
+    return result;
+  }
+
+  interface Decoded {
+    tokens: number[][];
+    logits: Float32Array;
+  }
+
+  /** `count` steps, the device one ahead of what is read. */
+  async function decoded(
+    batch: Pick<HybridDecode, "start" | "step" | "logits">,
+    logits: Tensor,
+    count: number,
+  ): Promise<Decoded> {
+    const tokens = [[...(await batch.start(logits))]];
+    let coming = batch.step();
+    for (let i = 1; i < count; i++) {
+      const next = batch.step();
+      tokens.push([...(await coming)]);
+      coming = next;
+    }
+    tokens.push([...(await coming)]);
+    return { tokens, logits: (await batch.logits.readFloats()).subarray(0, model.config.vocabSize * (tokens[0]?.length ?? 0)) };
+  }
+
+  async function check(
+    lengths: readonly number[],
+    pages: readonly number[],
+    options: Omit<HybridOptions, "hostPages">,
+    sampling?: readonly Sampling[],
+    steps = 20,
+  ): Promise<HybridDecode["stats"]> {
+    const { sequences, logits } = await prefilled(lengths);
+    const parts = await spread(sequences, pages);
+    const plain = model.decode(sequences, sampling);
+    const expected = await decoded(plain, logits, steps);
+    plain.dispose();
+    using hybrid = await model.decodeHybrid(parts, { hostPages, sampling, ...options });
+    const found = await decoded(hybrid, logits, steps);
+    const what = `KVASIR_TEST_SEED=${runSeed} ${JSON.stringify([lengths, pages, options])}`;
+    expect(found.tokens, what).toEqual(expected.tokens);
+    // Rounding of sums in another order; logits reach about 20.
+    expect(maxDifference(found.logits, expected.logits), what).toBeLessThanOrEqual(5e-4);
+    expect(parts.map(({ sequence, hostSlots: slots }) => sequence.length + slots.length * pageSize)).toEqual(
+      sequences.map(({ length }) => length),
+    );
+    for (const sequence of [...sequences, ...parts.map((part) => part.sequence)]) sequence.dispose();
+    logits.dispose();
+    model.cache.checkIntegrity();
+    return hybrid.stats;
+  }
+
+  describe("gives the tokens of a plain decode", () => {
+    test.each([
+      ["all streamed", { cpuShare: 0 }],
+      ["all read by the CPU", { cpuShare: 1 }],
+      ["shares by rates", {}],
+      ["a third read by the CPU, chunks of 3 pages, a ring of 2", { cpuShare: 1 / 3, chunkPages: 3, ringChunks: 2 }],
+      ["chunks of a page, a ring of 1", { cpuShare: 0.5, chunkPages: 1, ringChunks: 1 }],
+      ["a ring larger than a layer's chunks", { cpuShare: 0.5, chunkPages: 5, ringChunks: 16 }],
+    ] as const)("%s", async (_, options) => {
+      const stats = await check([500], [27], options);
+      expect(stats.cpuPages + stats.streamedPages).toBe(27);
+      expect(stats.devicePages).toBe(Math.ceil((500 + 20) / pageSize) - 27);
+    });
+
+    test("two sequences, of which one has nothing in host memory", () => check([333, 200], [17, 0], { chunkPages: 4 }));
+
+    test("three sequences of odd lengths", async () => {
+      const stats = await check([413, 97, 256], [11, 6, 15], { chunkPages: 7, ringChunks: 3 });
+      expect(stats.cpuPages + stats.streamedPages).toBe(32);
+    });
+
+    test("nothing in host memory", async () => {
+      const stats = await check([100], [0], {});
+      expect([stats.cpuPages, stats.streamedPages, stats.bytesStreamed]).toEqual([0, 0, 0]);
+    });
+
+    test("everything but the tail in host memory, at a page's border and beside it", async () => {
+      for (const length of [pageSize - 1, pageSize, pageSize + 1, 4 * pageSize])
+        await check([length], [Math.floor(length / pageSize)], { cpuShare: 0.5, chunkPages: 2 });
+    });
+
+    test("random lengths, splits and shares", async () => {
+      for (let i = 0; i < 6; i++) {
+        const lengths = Array.from({ length: 1 + Math.floor(draw() * 2) }, () => 1 + Math.floor(draw() * 500));
+        const pages = lengths.map((length) => Math.floor(draw() * (Math.floor(length / pageSize) + 1)));
+        const chunkPages = 1 + Math.floor(draw() * 12);
+        await check(lengths, pages, { cpuShare: draw(), chunkPages, ringChunks: 1 + Math.floor(draw() * 5) });
+      }
+    });
+
+    test("drawn tokens", () =>
+      check(
+        [150, 90],
+        [7, 3],
+        { cpuShare: 0.4 },
+        [
+          { temperature: 0.9, seed: 5 },
+          { temperature: 1.1, topK: 40, seed: 6 },
+        ],
+        30,
+      ));
+  });
+
+  test("counts bytes, and measures what both sides do", async () => {
+    const { sequences, logits } = await prefilled([400]);
+    const parts = await spread(sequences, [20]);
+    using hybrid = await model.decodeHybrid(parts, { hostPages, cpuShare: 0.5 });
+    await hybrid.start(logits);
+    for (let i = 0; i < 5; i++) await hybrid.step();
+    const { stats } = hybrid;
+    const pageBytes = hostPages.bytes / hostSlots;
+    expect(stats.steps).toBe(5);
+    expect(stats.bytesStreamed).toBe(5 * 10 * pageBytes);
+    expect(stats.shares).toEqual({ cpu: 0.5, streamed: 0.5 });
+    expect(stats.cpuMicroseconds).toBeGreaterThan(0);
+    expect(stats.copyMicroseconds).toBeGreaterThan(0);
+    for (const sequence of [...sequences, ...parts.map((part) => part.sequence)]) sequence.dispose();
+    logits.dispose();
+  });
+
+  test("enqueues a step without waiting for it", async () => {
+    const { sequences, logits } = await prefilled([400]);
+    const parts = await spread(sequences, [20]);
+    using hybrid = await model.decodeHybrid(parts, { hostPages });
+    await hybrid.start(logits);
+    using gate = device.createEvent();
+    using slow = device.createStream();
+    using pool = device.empty("f32", [1 << 24]);
+    for (let i = 0; i < 40; i++) pool.fill(i, { stream: slow });
+    slow.record(gate);
+    model.stream.wait(gate);
+    const first = hybrid.step();
+    const second = hybrid.step();
+    expect(gate.query()).toBe(false); // both were enqueued while the device was held up
+    expect((await first).length + (await second).length).toBe(2);
+    for (const sequence of [...sequences, ...parts.map((part) => part.sequence)]) sequence.dispose();
+    logits.dispose();
+  });
+
+  describe("refuses", () => {
+    test("pools and options that do not fit", async () => {
+      using sequence = model.createSequence();
+      const one = [{ sequence, hostSlots: new Int32Array(0) }];
+      const bad = (change: object): Promise<HybridDecode> =>
+        model.decodeHybrid(one, { hostPages, ...change } as unknown as HybridOptions);
+      const code = "ERR_KVASIR_INVALID_ARGUMENT";
+      await expectRejection(code, [/hostPages is 5, expected a tensor of a CPU device/], bad({ hostPages: 5 }));
+      await expectRejection(code, [/cpuShare is 1.5, expected a number from 0 to 1/], bad({ cpuShare: 1.5 }));
+      await expectRejection(code, [/sampling has 2 entries, expected 1/], bad({ sampling: [{}, {}] }));
+      await expectRejection(code, [/chunkPages is 0/], bad({ chunkPages: 0 }));
+      await expectRejection("ERR_KVASIR_UNKNOWN_OPTION", [/cpuShares/], bad({ cpuShares: 1 }));
+      using narrow = host.zeros("f32", [4, 100]);
+      await expectRejection(
+        "ERR_KVASIR_SHAPE",
+        [/hostPages is f32 \[4, 100\], expected f32 \[slots, /],
+        bad({ hostPages: narrow }),
+      );
+      const outside = [{ sequence, hostSlots: Int32Array.of(3, hostSlots) }];
+      await expectRejection(
+        "ERR_KVASIR_PAGE_OUT_OF_RANGE",
+        [new RegExp(`hostSlots has ${hostSlots}, expected 0 to ${hostSlots - 1}`)],
+        model.decodeHybrid(outside, { hostPages }),
+      );
+    });
+
+    test("keys that are stored before RoPE", async () => {
+      using other = await loadModel(device, modelFolder, { dtype: "f32", pageSize, cacheTokens: 256, storeRotated: false });
+      using sequence = other.createSequence();
+      const one = [{ sequence, hostSlots: new Int32Array(0) }];
+      await expectRejection("ERR_KVASIR_UNSUPPORTED", [/keys are stored before RoPE/], other.decodeHybrid(one, { hostPages }));
+    });
+
+    test("steps where the device has no page left, and after dispose", async () => {
+      using small = await loadModel(device, modelFolder, { dtype: "f32", pageSize, cacheTokens: 16 });
+      using sequence = small.createSequence();
+      using logits = await small.prefill([{ sequence, tokens: ids.slice(0, 33 * pageSize) }]);
+      const hybrid = await small.decodeHybrid([{ sequence, hostSlots: new Int32Array(0) }], { hostPages });
+      await hybrid.start(logits);
+      expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 page/], () => hybrid.enqueueStep());
+      expect(sequence.length).toBe(33 * pageSize);
+      hybrid.dispose();
+      hybrid.dispose();
+      expectError("ERR_KVASIR_DISPOSED", [/Hybrid decode was disposed/], () => hybrid.enqueueStep());
+    });
+  });
+});
