@@ -8,7 +8,7 @@ export { evictionPolicy, type PolicyName, policyNames } from "./cache/eviction_p
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
 export { NONE, PagePool, type PagePoolOptions, type PageState } from "./cache/page_pool.js";
-export { openRemoteTier, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
+export { openRemoteTier, type RemoteStats, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
 export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";

@@ -3,8 +3,8 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "vitest";
 import { openRemoteTier, type RemoteTier, type RemoteTierOptions } from "../lib/cache/remote_tier.js";
-import type { PageBatch } from "../lib/cache/tier_driver.js";
-import { TIER_VERSION, type TierIdentity } from "../lib/cache/tier_identity.js";
+import { LOADED, type PageBatch, PRESENT, STORED } from "../lib/cache/tier_driver.js";
+import { fingerprint, TIER_VERSION, type TierIdentity } from "../lib/cache/tier_identity.js";
 import { type Device, openDevice, type Tensor } from "../lib/index.js";
 
 export const POISON = 0xee;
@@ -15,6 +15,10 @@ export function identityOf(pageBytes: readonly number[], model = "test", pageSiz
   });
   return { version: TIER_VERSION, model, dtype: "u8", pageSize, groups };
 }
+
+export const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+/** So many equal statuses. */
+export const all = (count: number, status: number): number[] => new Array(count).fill(status);
 
 export const randomWords = (count: number): Uint32Array => {
   const bytes = randomBytes(4 * count);
@@ -82,6 +86,12 @@ export class RemoteFixture {
     return tier;
   }
 
+  /** The server's key of a page. */
+  nameOf({ group, keys }: PageBatch, page: number, identity: TierIdentity = this.identity): string {
+    const key = Buffer.from(keys.buffer, keys.byteOffset + 16 * page, 16).toString("hex");
+    return `kvasir:${Buffer.from(fingerprint(identity)).toString("hex")}:${group}:${key}`;
+  }
+
   /** Fills every slot; the tier knows of no stream, so this waits for it. */
   async poison(): Promise<void> {
     for (const pool of this.pools) pool.fill(POISON);
@@ -129,4 +139,11 @@ export async function until(condition: () => boolean | Promise<boolean>, what: s
     await sleep(10);
   }
   throw new Error(`it never came about that ${what}`);
+}
+
+/** Whether the tier takes and gives a page. */
+export async function works(tier: RemoteTier, batch: PageBatch): Promise<boolean> {
+  const [stored] = await tier.store(pick(batch, [0]));
+  const [loaded] = await tier.load(pick(batch, [0]));
+  return (stored === STORED || stored === PRESENT) && loaded === LOADED;
 }

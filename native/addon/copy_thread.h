@@ -1,5 +1,5 @@
-// One native thread that copies memory of tensors beside all streams, in order. Storages know of it as of a stream, by a fence, so
-// that their memory stays until it has passed.
+// One native thread that copies memory of tensors beside all streams, in order. Storages know of it as of a stream, by a fence,
+// so that their memory stays until it has passed.
 #pragma once
 #include <cstdint>
 #include <functional>

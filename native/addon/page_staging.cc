@@ -34,8 +34,13 @@ struct Batch {
   char* slot(size_t page) const { return pool + static_cast<size_t>(slots[page]) * page_bytes; }
   uint8_t* staged(size_t page) const { return staging + static_cast<size_t>(offsets[page]); }
   PageEnvelope envelope(size_t page) const {
-    return {fingerprint.data(), keys.data() + page * kKeyBytes, parents.data() + page * kKeyBytes,
-            tokens.data() + page * page_size, page_size, group, page_bytes};
+    return {fingerprint.data(),
+            keys.data() + page * kKeyBytes,
+            parents.data() + page * kKeyBytes,
+            tokens.data() + page * page_size,
+            page_size,
+            group,
+            page_bytes};
   }
 };
 
@@ -126,8 +131,7 @@ void read_staging(const Call& call, Batch& batch) {
   napi_value buffer = nullptr;
   void* data = nullptr;
   if (napi_is_typedarray(call.env, call.arguments[2], &is_typed) != napi_ok || !is_typed) call.wrong(2, "staging", "Uint8Array");
-  ok(call.env,
-     napi_get_typedarray_info(call.env, call.arguments[2], &type, &batch.staging_bytes, &data, &buffer, nullptr));
+  ok(call.env, napi_get_typedarray_info(call.env, call.arguments[2], &type, &batch.staging_bytes, &data, &buffer, nullptr));
   ok(call.env, napi_is_arraybuffer(call.env, buffer, &is_plain));
   if (type != napi_uint8_array || is_plain)
     throw Failure(kInvalidArgument, "staging is not a Uint8Array over a SharedArrayBuffer.");
@@ -144,10 +148,10 @@ void check_places(const Batch& batch) {
                                                         std::to_string(batch.pool_slots) + ".");
     }
     if (!(offset >= 0 && offset <= limit && offset == std::floor(offset))) {
-      throw Failure(kInvalidArgument,
-                    "offsets[" + std::to_string(page) + "] is " + std::to_string(offset) +
-                        ", expected one at which a page of " + std::to_string(batch.header_bytes() + batch.page_bytes) +
-                        " bytes ends within the staging buffer's " + std::to_string(batch.staging_bytes) + ".");
+      throw Failure(kInvalidArgument, "offsets[" + std::to_string(page) + "] is " + std::to_string(offset) +
+                                          ", expected one at which a page of " +
+                                          std::to_string(batch.header_bytes() + batch.page_bytes) +
+                                          " bytes ends within the staging buffer's " + std::to_string(batch.staging_bytes) + ".");
     }
   }
 }
@@ -181,14 +185,15 @@ napi_value submit(Call& call, Batch batch, napi_value results, uint8_t* result_b
   const auto staging = std::make_shared<Staging>(std::move(batch), result_bytes);
   const napi_value promise = call.bindings.completions.promise(*completion);
   const auto owned = std::make_shared<std::unique_ptr<Completion>>(std::move(completion));
-  call.bindings.native->page_copies.run(*call.object<TensorWrap>(0, "pool").storage, [staging, owned, opens = results != nullptr] {
-    if (opens)
-      staging->open();
-    else
-      staging->seal();
-    Completions& completions = (*owned)->completions;
-    completions.post(std::move(*owned));
-  });
+  call.bindings.native->page_copies.run(*call.object<TensorWrap>(0, "pool").storage,
+                                        [staging, owned, opens = results != nullptr] {
+                                          if (opens)
+                                            staging->open();
+                                          else
+                                            staging->seal();
+                                          Completions& completions = (*owned)->completions;
+                                          completions.post(std::move(*owned));
+                                        });
   return promise;
 }
 
@@ -208,8 +213,7 @@ napi_value open_pages(Call& call) {
 }
 
 napi_value envelope_size(Call& call) {
-  return call.value(static_cast<double>(
-      envelope_bytes(static_cast<uint32_t>(call.integer(0, "pageSize", 1, kMostPageTokens)))));
+  return call.value(static_cast<double>(envelope_bytes(static_cast<uint32_t>(call.integer(0, "pageSize", 1, kMostPageTokens)))));
 }
 
 }  // namespace kvasir::addon

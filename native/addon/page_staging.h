@@ -12,8 +12,8 @@ inline constexpr size_t kSealArguments = 10, kOpenArguments = 11;
 // (pool, slots: Int32Array, staging: Uint8Array, offsets: Float64Array, fingerprint: Uint8Array of 16, group, pageSize,
 // keys: Uint32Array, parents: Uint32Array, tokens: Int32Array) -> promise. Slots must not change meanwhile.
 napi_value seal_pages(Call& call);
-// The same, and lengths: Float64Array, the bytes that arrived -> promise of an ArrayBuffer with one byte a page: 0 for a page that is
-// the one asked for, and whole; else the EnvelopeField that differs, and the slot holds garbage.
+// The same, and lengths: Float64Array, the bytes that arrived -> promise of an ArrayBuffer with one byte a page: 0 for a page
+// that is the one asked for, and whole; else the EnvelopeField that differs, and the slot holds garbage.
 napi_value open_pages(Call& call);
 // (pageSize) -> bytes of the envelope before a payload.
 napi_value envelope_size(Call& call);

@@ -2,8 +2,8 @@
 //
 //   key_i = first 128 bits of SHA-256("kvasir page" || key_{i-1}, 16 bytes || page size u32 || token ids of the page, i32 each)
 //
-// little endian; key_{-1} is the root of model, layout and tenant. All parts but the last have one size, and that one follows from
-// the page size, so that no two different pages hash the same message.
+// little endian; key_{-1} is the root of model, layout and tenant. All parts but the last have one size, and that one follows
+// from the page size, so that no two different pages hash the same message.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// SHA-256 (FIPS 180-4) over whole blocks of 64 bytes: with the SHA extensions of x86-64 where the processor has them, in plain C++
-// elsewhere. The choice is made at run time, once; KVASIR_ISA=portable forces the plain one.
+// SHA-256 (FIPS 180-4) over whole blocks of 64 bytes: with the SHA extensions of x86-64 where the processor has them, in plain
+// C++ elsewhere. The choice is made at run time, once; KVASIR_ISA=portable forces the plain one.
 //
 //   sha256_pad(message, bytes)             writes the padding behind a message; its buffer holds sha256_padded_bytes(bytes)
 //   sha256_compress(state, blocks, count)  goes on from a state; the first one is kSha256Initial
@@ -66,8 +66,7 @@ inline void portable(Sha256State& state, const uint8_t* block, size_t count) {
     }
     auto [a, b, c, d, e, f, g, h] = state;
     for (int t = 0; t < 64; ++t) {
-      const uint32_t t1 =
-          h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + kRoundConstants[t] + w[t];
+      const uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + kRoundConstants[t] + w[t];
       const uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
       h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
     }
@@ -88,8 +87,7 @@ __attribute__((target("sha,sse4.1,ssse3"))) inline void extensions(Sha256State& 
   for (; count > 0; --count, block += kSha256Block) {
     const __m128i abef_before = abef, cdgh_before = cdgh;
     __m128i w[4];  // the latest 16 words of the schedule
-    for (int i = 0; i < 4; ++i)
-      w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i), byte_swap);
+    for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i), byte_swap);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
       const __m128i sum = _mm_add_epi32(w[i % 4], _mm_load_si128(constants + i));

@@ -6,14 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { DAMAGED, LOADED, MISSING, type PageBatch, PRESENT, REFUSED, STORED } from "../../lib/cache/tier_driver.js";
-import { fingerprint } from "../../lib/cache/tier_identity.js";
+import { LOADED, MISSING, PRESENT, REFUSED, STORED } from "../../lib/cache/tier_driver.js";
 import { expectRejection } from "../expect_error.js";
 import { onRedis, RedisServer } from "../redis_server.js";
-import { at, identityOf, pick, RemoteFixture, randomWords } from "../remote_fixture.js";
-
-const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
-const all = (count: number, status: number): number[] => new Array(count).fill(status);
+import { all, at, identityOf, pick, RemoteFixture, randomWords, range } from "../remote_fixture.js";
 
 onRedis("the remote tier", () => {
   let server: RedisServer;
@@ -26,13 +22,6 @@ onRedis("the remote tier", () => {
     await fixture.dispose();
     await server.command("FLUSHALL");
   });
-
-  /** The server's key of a page. */
-  function nameOf(batch: PageBatch, page: number, identity = fixture.identity): string {
-    const { buffer, byteOffset } = batch.keys;
-    const key = Buffer.from(buffer, byteOffset + 16 * page, 16).toString("hex");
-    return `kvasir:${Buffer.from(fingerprint(identity)).toString("hex")}:${batch.group}:${key}`;
-  }
 
   test("gives back what it was given: groups of different sizes, batches of different lengths", async () => {
     fixture = new RemoteFixture([3001, 70_000, 2_500_000], 32);
@@ -132,95 +121,11 @@ onRedis("the remote tier", () => {
     expect(range(0, 10_000).filter((place) => found[place] === 1)).toEqual([...present].sort((a, b) => a - b));
   });
 
-  test("finds a flipped bit in every field of the header and in the payload, and deletes the page", async () => {
-    fixture = new RemoteFixture([4000]);
-    const tier = await fixture.open(server.url);
-    const batch = await fixture.pages(0, [0]);
-    await tier.store(batch);
-    const name = nameOf(batch, 0);
-    const value = (await server.command("GET", name)) as Buffer;
-    expect(value.length).toBe(192 + 4000); // 88 bytes, 16 tokens and a checksum, rounded to 64
-    const headers = [0, 8, 12, 16, 32, 48, 64, 68, 72, 80, 84, 88, 150, 155, 170, 191];
-    const places = [...headers, 192, 192 + 1999, 192 + 3999];
-    for (const place of places) {
-      for (const bit of [0, 7]) {
-        const flipped = Buffer.from(value);
-        flipped[place] = (flipped[place] as number) ^ (1 << bit);
-        await server.command("SET", name, flipped);
-        expect(Array.from(await tier.load(at(batch, [1]))), `byte ${place}, bit ${bit}`).toEqual([DAMAGED]);
-        expect(await server.command("EXISTS", name)).toBe(0);
-      }
-    }
-    for (const other of [Buffer.alloc(0), value.subarray(0, 100), value.subarray(0, -1), Buffer.concat([value, value])]) {
-      await server.command("SET", name, other);
-      expect(Array.from(await tier.load(at(batch, [1])))).toEqual([DAMAGED]);
-      expect(await server.command("EXISTS", name)).toBe(0);
-    }
-    expect(tier.stats().damaged).toBe(2 * places.length + 4);
-    await server.command("SET", name, value);
-    await fixture.poison();
-    expect(Array.from(await tier.load(at(batch, [1])))).toEqual([LOADED]);
-    await fixture.expectSlots(at(batch, [1]));
-  });
-
-  test("takes no page for another: other tokens, parents, keys, groups and identities", async () => {
-    fixture = new RemoteFixture([4000, 4000]);
-    const tier = await fixture.open(server.url);
-    const batch = await fixture.pages(0, [0, 1]);
-    const stranger = { ...fixture.identity, model: "another" };
-    const theirs = await fixture.open(server.url, { identity: stranger });
-    await theirs.store(batch);
-    expect(Array.from(await tier.lookup(0, batch.keys))).toEqual([0, 0]);
-    expect(Array.from(await tier.load(batch))).toEqual([MISSING, MISSING]);
-    await tier.store(batch);
-    const tokens = batch.tokens.slice();
-    tokens[17] = (tokens[17] as number) + 1;
-    expect(Array.from(await tier.load({ ...batch, tokens }))).toEqual([LOADED, DAMAGED]);
-    await tier.store(batch);
-    const parents = batch.parents.slice();
-    parents[3] = (parents[3] as number) ^ 1;
-    expect(Array.from(await tier.load({ ...batch, parents }))).toEqual([DAMAGED, LOADED]);
-    await tier.store(batch);
-    // Values that somebody put under the wrong key.
-    const copies = [
-      [nameOf(batch, 1), nameOf(batch, 0)],
-      [nameOf(batch, 0, stranger), nameOf(batch, 0)],
-      [nameOf(batch, 0), nameOf({ ...batch, group: 1 }, 0)],
-    ] as const;
-    for (const [from, to] of copies) {
-      await tier.store(batch);
-      await server.command("COPY", from, to, "REPLACE");
-      const wrong = pick({ ...batch, group: to.includes(":1:") ? 1 : 0 }, [0]);
-      expect(Array.from(await tier.load(wrong))).toEqual([DAMAGED]);
-    }
-  });
-
-  test("a page that is not full is told from one whose next token is known", async () => {
-    fixture = new RemoteFixture([1000]);
-    const tier = await fixture.open(server.url);
-    const batch = await fixture.pages(0, [0]);
-    batch.tokens.fill(-1, 9);
-    await tier.store(batch);
-    expect(Array.from(await tier.load(batch))).toEqual([LOADED]);
-    batch.tokens[9] = 0;
-    expect(Array.from(await tier.load(batch))).toEqual([DAMAGED]);
-  });
-
-  test("a value of another type under the key is damaged, too, and no failure of the server", async () => {
-    fixture = new RemoteFixture([1000]);
-    const tier = await fixture.open(server.url, { failuresToOpen: 1 });
-    const batch = await fixture.pages(0, [0, 1]);
-    await server.command("LPUSH", nameOf(batch, 0), "x");
-    expect(Array.from(await tier.load(batch))).toEqual([DAMAGED, MISSING]);
-    expect(await server.command("EXISTS", nameOf(batch, 0))).toBe(0);
-    expect(tier.isConnected).toBe(true);
-  });
-
   test("refreshes the time to live of pages that are used", async () => {
     fixture = new RemoteFixture([1000]);
     const tier = await fixture.open(server.url, { ttlSeconds: 1000 });
     const batch = await fixture.pages(0, [0]);
-    const name = nameOf(batch, 0);
+    const name = fixture.nameOf(batch, 0);
     const uses: (() => Promise<unknown>)[] = [
       () => tier.store(batch),
       () => tier.lookup(0, batch.keys),
@@ -235,7 +140,7 @@ onRedis("the remote tier", () => {
     const forever = await fixture.open(server.url);
     const another = await fixture.pages(0, [1]);
     await forever.store(another);
-    expect(await server.command("TTL", nameOf(another, 0))).toBe(-1);
+    expect(await server.command("TTL", fixture.nameOf(another, 0))).toBe(-1);
   });
 
   test("keeps what is in flight within its window", async () => {
