@@ -71,7 +71,10 @@ export class RedisServer {
     this.#process = spawn("redis-server", [...args, ...this.#options], { stdio: "ignore" });
     for (let attempt = 0; ; attempt++) {
       if (await this.#answers()) return;
-      if (attempt > 200 || this.#process.exitCode !== null) throw new Error(`redis-server does not answer on port ${this.port}`);
+      if (attempt > 200 || this.#process.exitCode !== null) {
+        await this.stop();
+        throw new Error(`redis-server does not answer on port ${this.port}`);
+      }
       await sleep(25);
     }
   }
