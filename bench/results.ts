@@ -87,6 +87,10 @@ export interface SuiteOptions {
   /** Cells whose name contains this, and those they are compared with. */
   only?: string | undefined;
   withPeers?: boolean | undefined;
+  /** A server to measure instead of one that the suite starts. */
+  url?: string | undefined;
+  /** Where suites of a file system put their files. */
+  dir?: string | undefined;
   /** Takes the summary once all is measured. */
   conclude?: (summary: Target[]) => void;
 }

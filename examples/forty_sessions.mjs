@@ -1,6 +1,6 @@
 // Forty people read forty long texts and ask about them, on a cache that holds four: every answer is that of a run without anyone else.
 // Run: node examples/forty_sessions.mjs [--sessions 40] [--tokens 16384] [--held 4] [--turns 2] [--questions 2] [--think 2000]
-//        [--device cpu|cuda] [--host-mib 4096] [--disk FOLDER] [--disk-mib 16384] [--remote redis://127.0.0.1:6379] [--seed 1] [--json]
+//        [--page 64] [--device cpu|cuda] [--host-mib 4096] [--disk FOLDER] [--disk-mib 16384] [--remote redis://127.0.0.1:6379] [--seed 1] [--json]
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,7 +9,6 @@ import { loadModel, openDevice, Scheduler } from "kvasir";
 
 const folder = join(dirname(fileURLToPath(import.meta.url)), "model");
 const answerTokens = 14;
-const pageSize = 64;
 /** Pages that a model keeps beyond `cacheTokens`. */
 const sparePages = 32;
 
@@ -67,8 +66,19 @@ async function converse(session, { tokens, facts }, newline, think, { turns, que
   return asked;
 }
 
-/** All sessions, at once or one after another; returns their answers and the scheduler's counts. */
+/** Bytes that went down to each tier, and came back from it. */
+function movedBytes({ moves, keyed }) {
+  return {
+    host: { out: moves.outBytes, in: moves.inBytes },
+    ...Object.fromEntries(
+      Object.entries(keyed).map(([tier, { storedBytes, loadedBytes }]) => [tier, { out: storedBytes, in: loadedBytes }]),
+    ),
+  };
+}
+
+/** All sessions, at once or one after another; returns their answers, and what scheduler and tiers counted. */
 async function run(device, options, { atOnce, pages, tiers }) {
+  const pageSize = options.page;
   const model = await loadModel(device, folder, {
     batchInvariant: true,
     pageSize,
@@ -93,10 +103,11 @@ async function run(device, options, { atOnce, pages, tiers }) {
   else for (const i of texts.keys()) await one(i);
   const seconds = (performance.now() - begun) / 1000;
   const stats = scheduler.stats();
+  const tierStats = model.tiers?.stats();
   await scheduler.close();
   model.cache.checkIntegrity();
-  model.dispose();
-  return { answers, stats, seconds };
+  await model.close();
+  return { answers, stats, tierStats, seconds };
 }
 
 const number = (value, least) => {
@@ -113,6 +124,7 @@ const { values } = parseArgs({
     turns: { type: "string", default: "2" },
     questions: { type: "string", default: "2" },
     think: { type: "string", default: "2000" },
+    page: { type: "string", default: "64" },
     device: { type: "string" },
     "host-mib": { type: "string" },
     disk: { type: "string" },
@@ -129,18 +141,19 @@ const options = {
   turns: number(values.turns, 1),
   questions: number(values.questions, 1),
   think: number(values.think, 0),
+  page: number(values.page, 16),
   seed: number(values.seed, 0),
 };
 const mib = 2 ** 20;
 const tiers = {
   ...(values["host-mib"] === undefined ? {} : { host: { bytes: number(values["host-mib"], 1) * mib } }),
-  ...(values.disk === undefined ? {} : { disk: { path: values.disk, bytes: number(values["disk-mib"], 1) * mib } }),
+  ...(values.disk === undefined ? {} : { disk: { path: values.disk, maxBytes: number(values["disk-mib"], 1) * mib } }),
   ...(values.remote === undefined ? {} : { remote: { url: values.remote } }),
 };
 const log = (text) => values.json || process.stdout.write(`${text}\n`);
 
 const device = openDevice(values.device);
-const perSession = Math.ceil((options.tokens + options.turns * options.questions * (48 + answerTokens)) / pageSize);
+const perSession = Math.ceil((options.tokens + options.turns * options.questions * (48 + answerTokens)) / options.page);
 log(`${options.sessions} sessions of ${options.tokens} tokens on a cache that holds ${options.held}; ${device.backend}`);
 const alone = await run(device, options, { atOnce: false, pages: perSession + sparePages });
 log(`one after another: ${alone.seconds.toFixed(1)} s`);
@@ -152,8 +165,11 @@ const shared = await run(device, options, {
 
 const asked = shared.answers.flat();
 const same = asked.filter(({ tokens }, i) => tokens.join() === alone.answers.flat()[i].tokens.join()).length;
-const { stats, seconds } = shared;
-const found = { ...stats.hits, recomputed: stats.recomputedTokens };
+const { stats, tierStats, seconds } = shared;
+// Tokens that had been read before and were needed back, by where they were found; texts that were new to everyone are none of them.
+const found = { ...(tierStats?.foundTokens ?? stats.hits), recomputed: stats.recomputedTokens };
+const moved = tierStats === undefined ? {} : movedBytes(tierStats);
+const inAll = (way) => Object.values(moved).reduce((sum, bytes) => sum + bytes[way], 0);
 const foundTokens = Object.values(found).reduce((sum, tokens) => sum + tokens, 0);
 const result = {
   backend: device.backend,
@@ -165,8 +181,9 @@ const result = {
   seconds,
   secondsAlone: alone.seconds,
   hitRates: Object.fromEntries(Object.entries(found).map(([tier, tokens]) => [tier, tokens / Math.max(1, foundTokens)])),
-  bytesIn: stats.bytesIn,
-  bytesOut: stats.bytesOut,
+  moved,
+  bytesIn: inAll("in"),
+  bytesOut: inAll("out"),
   mostPreemptions: stats.mostPreemptions,
   preemptions: stats.swapPreemptions + stats.recomputePreemptions,
   swapShare: stats.copyWaitSeconds / seconds,
@@ -183,7 +200,9 @@ log(
     .map(([tier, rate]) => `${tier} ${percent(rate)}`)
     .join(", ")}`,
 );
-log(`moved              ${(stats.bytesIn / mib).toFixed(0)} MiB in, ${(stats.bytesOut / mib).toFixed(0)} MiB out`);
+for (const [tier, bytes] of Object.entries(moved)) {
+  log(`${`moved, ${tier}`.padEnd(18)} ${(bytes.out / mib).toFixed(0)} MiB out, ${(bytes.in / mib).toFixed(0)} MiB in`);
+}
 log(`preemptions        ${result.preemptions}, at most ${stats.mostPreemptions} of a request`);
 log(`time               ${percent(result.swapShare)} waiting for copies, ${percent(result.recomputeShare)} reading again`);
 if (same !== asked.length) process.exitCode = 1;

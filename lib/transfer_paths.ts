@@ -20,16 +20,17 @@ const MIB = 1024 * KIB;
 
 /** Bytes of a page: a factor of 4 between them, halved where the best path changes. */
 const SIZES = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB];
-const POOL_BYTES = 64 * MIB;
-/** Pages of one transfer: so many that the start of it does not count, so few that all sizes together take a part of a second. */
-const MOST_PAGES = 1024;
+/** On a GPU so much that the start of a transfer, some 100 us for a batch, does not count. */
+const POOL_BYTES = { cpu: 64 * MIB, cuda: 256 * MIB };
+/** Pages of one transfer: so few that all sizes together take about a second. */
+const MOST_PAGES = 4096;
 const REPEATS = 3;
 
 const running = new WeakMap<Device, Promise<TransferPaths>>();
 
 /**
  * Times transfers of a few sizes, by every path and in both directions, and fits `alpha + bytes / beta` to each; `copyPages` with the
- * path "auto" goes by it from then on. Takes a part of a second and 64 MiB on either side; nothing else should run meanwhile. The first
+ * path "auto" goes by it from then on. Takes about a second and 256 MiB on either side (a CPU device: less); nothing else should run meanwhile. The first
  * result is kept for the device: later calls return it.
  *
  * On a CPU device all paths are the same copy by its threads.
@@ -66,8 +67,9 @@ export function measureTransferPaths(device: Device, cpu: Device): Promise<Trans
 }
 
 async function measure(device: Device, cpu: Device): Promise<TransferPaths> {
-  using host = await allocateHostTensor(cpu, "u8", [POOL_BYTES], { pinnedFor: device });
-  using pool = device.zeros("u8", [POOL_BYTES]);
+  const poolBytes = POOL_BYTES[device.backend];
+  using host = await allocateHostTensor(cpu, "u8", [poolBytes], { pinnedFor: device });
+  using pool = device.zeros("u8", [poolBytes]);
   await device.stream.finished();
   using stream = device.createTransferStream();
   const bed: Bed = { stream, host, pool, isPlain: device.backend === "cpu" || !isPinned(host) };
@@ -100,7 +102,7 @@ function crossings(samples: readonly PathSample[], direction: TransferDirection)
 }
 
 async function sampleAll(bed: Bed, direction: TransferDirection, bytes: number): Promise<PathSample[]> {
-  const rows = POOL_BYTES / bytes;
+  const rows = bed.host.size / bytes;
   const count = Math.min(rows, MOST_PAGES);
   using host = bed.host.reshape([rows, bytes]);
   using pool = bed.pool.reshape([rows, bytes]);

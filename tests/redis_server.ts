@@ -108,7 +108,7 @@ export class RedisServer {
       await once(socket, "connect");
       socket.write("PING\r\n");
       const [reply] = (await once(socket, "data")) as [Buffer];
-      return reply.toString().startsWith("+PONG");
+      return /^(\+PONG|-NOAUTH)/.test(reply.toString());
     } catch {
       return false; // not yet
     } finally {
@@ -118,7 +118,7 @@ export class RedisServer {
 }
 
 /** Passes bytes to a server and back, until it is told to hold the replies or to break every connection. */
-export class Proxy {
+export class ReplyGate {
   readonly port: number;
   readonly #server: Server;
   readonly #pairs: Set<[Socket, Socket]> = new Set();
@@ -132,8 +132,7 @@ export class Proxy {
       const pair: [Socket, Socket] = [near, far];
       this.#pairs.add(pair);
       near.pipe(far);
-      far.pipe(near);
-      if (this.#holds) far.pause();
+      if (!this.#holds) far.pipe(near);
       for (const socket of pair) {
         socket.on("error", () => undefined); // its close follows
         socket.on("close", () => {
@@ -145,9 +144,9 @@ export class Proxy {
     });
   }
 
-  static async start(target: number): Promise<Proxy> {
+  static async start(target: number): Promise<ReplyGate> {
     const server = createServer();
-    return new Proxy(await listen(server), server, target);
+    return new ReplyGate(await listen(server), server, target);
   }
 
   get url(): string {
@@ -160,9 +159,10 @@ export class Proxy {
 
   /** Whether replies stay here instead of going on. */
   hold(holds: boolean): void {
+    if (this.#holds === holds) return;
     this.#holds = holds;
     for (const [near, far] of this.#pairs) {
-      if (holds) far.unpipe(near).pause();
+      if (holds) far.unpipe(near);
       else far.pipe(near);
     }
   }

@@ -23,12 +23,15 @@ export class ArenaMoves {
   readonly #mover: PageMover;
   /** Moves to the device that are under way, by page: whoever shares the page waits for the same move. */
   readonly #incoming: Map<number, Move>[];
+  /** Pages whose copy to the device failed: their slots there hold nothing. */
+  readonly #stale: Set<number>[];
   readonly #running: Set<Promise<unknown>> = new Set();
 
   constructor(pools: readonly PagePool[], mover: PageMover) {
     this.#pools = pools;
     this.#mover = mover;
     this.#incoming = pools.map(() => new Map());
+    this.#stale = pools.map(() => new Set());
   }
 
   /** Moves that are under way. */
@@ -36,9 +39,9 @@ export class ArenaMoves {
     return this.#running.size;
   }
 
-  /** Resolves when one of the moves under way is over, or at once where there is none. */
-  async next(): Promise<void> {
-    if (this.#running.size > 0) await Promise.race(this.#running);
+  /** Resolves when one of the moves under way is over; where there is none, never. */
+  next(): Promise<unknown> {
+    return Promise.race(this.#running);
   }
 
   /** Resolves when no move is under way. */
@@ -51,25 +54,49 @@ export class ArenaMoves {
     const pool = this.#pools[group] as PagePool;
     const epochs = pages.map((page) => pool.mark(page, MARK_OUT));
     for (const page of pages) pool.setValid(page, 1, true);
-    const move = this.#mover.toHost(group, slotsOf(pool, pages, 0), slotsOf(pool, pages, 1));
+    const end = (outcome: MoveOutcome): void =>
+      pages.forEach((page, i) => {
+        if (outcome !== "done") pool.setValid(page, 1, false);
+        pool.unmark(page, MARK_OUT, epochs[i] as number);
+      });
+    let move: Move;
+    try {
+      move = this.#mover.toHost(group, slotsOf(pool, pages, 0), slotsOf(pool, pages, 1));
+    } catch {
+      this.counters.failures++; // a device that takes no more work: the pages stay where they are
+      end("failed");
+      return Promise.resolve("failed");
+    }
     return this.#follow(move, (outcome) => {
       if (outcome === "done") {
         this.counters.outBytes += move.bytes;
         this.counters.outPages += pages.length;
       }
-      pages.forEach((page, i) => {
-        if (outcome !== "done" && pool.epoch(page) === epochs[i]) pool.setValid(page, 1, false);
-        pool.unmark(page, MARK_OUT, epochs[i] as number);
-      });
+      end(outcome);
     });
   }
 
-  /** Copies pages to the device slots that they have been given. */
+  /** Copies pages to the device slots that they have been given. @throws what the mover throws, and then nothing is under way */
   in(group: number, pages: readonly number[]): { move: Move; over: Promise<MoveOutcome> } {
     const pool = this.#pools[group] as PagePool;
     const incoming = this.#incoming[group] as Map<number, Move>;
     const epochs = pages.map((page) => pool.mark(page, MARK_IN));
-    const move = this.#mover.toDevice(group, slotsOf(pool, pages, 1), slotsOf(pool, pages, 0));
+    const end = (outcome: MoveOutcome): void =>
+      pages.forEach((page, i) => {
+        if (outcome !== "done") {
+          pool.setValid(page, 0, false);
+          this.#stale[group]?.add(page);
+        }
+        pool.unmark(page, MARK_IN, epochs[i] as number);
+      });
+    let move: Move;
+    try {
+      move = this.#mover.toDevice(group, slotsOf(pool, pages, 1), slotsOf(pool, pages, 0));
+    } catch (error) {
+      this.counters.failures++;
+      end("failed");
+      throw error;
+    }
     for (const page of pages) {
       pool.setValid(page, 0, true);
       incoming.set(page, move);
@@ -79,13 +106,21 @@ export class ArenaMoves {
         this.counters.inBytes += move.bytes;
         this.counters.inPages += pages.length;
       }
-      pages.forEach((page, i) => {
-        if (incoming.get(page) === move) incoming.delete(page);
-        if (outcome !== "done") pool.setValid(page, 0, false);
-        pool.unmark(page, MARK_IN, epochs[i] as number);
-      });
+      for (const page of pages) if (incoming.get(page) === move) incoming.delete(page);
+      end(outcome);
     });
     return { move, over };
+  }
+
+  /** Frees device slots that hold nothing since a copy failed, as far as nobody runs with their pages any more. */
+  dropStale(group: number): void {
+    const pool = this.#pools[group] as PagePool;
+    const stale = this.#stale[group] as Set<number>;
+    for (const page of stale) {
+      if (pool.useCount(page) > 0 && !pool.isValid(page, 0)) continue;
+      stale.delete(page);
+      if (!pool.isValid(page, 0) && pool.marks(page) === 0) pool.dropSlot(page, 0);
+    }
   }
 
   /** The move that brings the page to the device now, if one does. */

@@ -43,7 +43,7 @@ export class ByteWindow {
   }
 
   /**
-   * The offset of a range of at least `bytes`, in turn; undefined once `signal` aborts or the waiters are dismissed, and at once for more
+   * The offset of a range of at least `bytes`, in turn; undefined once `signal` aborts, and at once for more
    * bytes than the window has.
    */
   acquire(bytes: number, signal?: AbortSignal): Promise<number | undefined> {
@@ -85,11 +85,6 @@ export class ByteWindow {
     this.#join(at);
     this.#join(at - 1);
     this.#serve();
-  }
-
-  /** Sends everybody away who waits. */
-  dismiss(): void {
-    for (const waiter of this.#waiters.splice(0)) waiter.take(undefined);
   }
 
   #take(bytes: number): number | undefined {

@@ -7,6 +7,8 @@
  * disposed meanwhile just lets go of its pages.
  */
 import { KvasirError } from "../errors.js";
+import { KvEvents, type KvTier } from "../observe/kv_events.js";
+import { Metrics } from "../observe/metrics.js";
 import { pageKeys, pageKeysSync } from "../page_keys.js";
 import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
@@ -19,6 +21,8 @@ import { NONE, SEALED } from "./page_pool.js";
 import { Resuming } from "./resumption.js";
 import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
+import { PoolEvents, registerPool } from "./pool_events.js";
+import { registerTiers } from "./tier_metrics.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
 import { mostAtOnce } from "./token_log.js";
@@ -31,6 +35,8 @@ export interface CacheTiersOptions {
   drivers?: readonly TierDriver[] | undefined;
   /** Whether unreferenced pages go to keyed tiers at their second use only; default true. */
   admitAtSecondUse?: boolean | undefined;
+  /** Whether the device pool is a GPU's, which events name "hbm"; default false. */
+  isOnGpu?: boolean | undefined;
 }
 
 /** Most pages of one call to a keyed tier while a sequence is written out. */
@@ -38,12 +44,18 @@ const flushPages = 64;
 
 export class CacheTiers implements ContextStore {
   readonly cache: KvCache;
+  /** What becomes of sealed pages, numbered, for routers and dashboards. */
+  readonly events: KvEvents = new KvEvents();
+  /** Counters of the tiers, as a snapshot or as Prometheus text. */
+  readonly metrics: Metrics = new Metrics();
   readonly #moves: ArenaMoves;
   readonly #keyed: KeyedMoves;
   readonly #evictor: Evictor;
   readonly #seen: SeenFilter;
   /** Room is made, and what it was made for taken, by one at a time. */
   readonly #turn: Turn = new Turn();
+  /** Resumptions that have not got their turn, or are at work. */
+  readonly #returning: WeakMap<Sequence, Set<Resuming>> = new WeakMap();
   /** Whether pages can leave the device and come back. */
   readonly hasTiers: boolean;
   readonly #counts: TierCounts;
@@ -70,6 +82,12 @@ export class CacheTiers implements ContextStore {
       lostTokens: 0,
     };
     this.hasTiers = drivers.length > 0 || (pools[0]?.numArenas ?? 1) > 1;
+    const arenas: KvTier[] = options.isOnGpu === true ? ["hbm", "ddr"] : ["ddr", "ddr"];
+    pools.forEach((pool, group) => {
+      new PoolEvents(pool, this.events, group, arenas.slice(0, pool.numArenas));
+      registerPool(this.metrics, pool, group, arenas.slice(0, pool.numArenas));
+    });
+    registerTiers(this.metrics, () => this.stats(), drivers);
     cache.onSealed = (_group, keys, at) => this.#seen.note(keys, at);
   }
 
@@ -98,9 +116,11 @@ export class CacheTiers implements ContextStore {
     const isShort = covered.length <= mostAtOnce;
     const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
     const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
-    if (sequence.disposed) {
+    if (sequence.disposed || cache.rowPages(0, row).length > 0) {
       dropClaim(claim, cache);
-      throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
+      if (sequence.disposed)
+        throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was looked for");
+      throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "sequence was given tokens while its prefix was looked for");
     }
     cache.letGoElsewhere(claim.pages);
     cache.adoptPages(row, claim.pages, covered, keys);
@@ -115,9 +135,14 @@ export class CacheTiers implements ContextStore {
     return adopted;
   }
 
-  /** The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one. */
+  /**
+   * The sequence does not run for now: its pages may leave the device when room is needed. A no-op for a suspended one; resumptions under
+   * way end with ERR_KVASIR_DISPOSED.
+   */
   suspend(sequence: Sequence): void {
-    this.cache.suspend(this.cache.rowOf(sequence));
+    const row = this.cache.rowOf(sequence);
+    for (const resuming of this.#returning.get(sequence) ?? []) resuming.cancel();
+    this.cache.suspend(row);
   }
 
   /** Device pages that resuming the sequence takes, in the group that lacks most. */
@@ -145,8 +170,8 @@ export class CacheTiers implements ContextStore {
   resume(sequence: Sequence, options: { signal?: AbortSignal | undefined } = {}): Resumption {
     const before = sequence.length;
     const resuming = new Resuming(this.cache, this.#moves, this.#keyed, this.#evictor, sequence);
-    const isSuspended = this.cache.isSuspended(this.cache.rowOf(sequence));
-    const enqueued = isSuspended ? this.#turn.take(() => resuming.start(options.signal)) : Promise.resolve();
+    const isRunning = this.cache.isRunning(this.cache.rowOf(sequence));
+    const enqueued = isRunning ? resuming.start() : this.#return(resuming, sequence, options.signal);
     const ready = enqueued.then(async () => {
       this.#counts.lostTokens += before - sequence.length;
       resuming.found.forEach((tokens, tier) => {
@@ -189,17 +214,23 @@ export class CacheTiers implements ContextStore {
     );
   }
 
-  /** Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. */
+  /**
+   * Writes the sequence's sealed pages to the keyed tiers, from `first` on, so that a restart or another process finds them. Where the host
+   * pool is full it makes room there.
+   */
   async flush(sequence: Sequence, first = 0): Promise<void> {
-    await this.writeThrough(sequence);
-    const { row } = sequence;
+    this.cache.rowOf(sequence);
     for (const [group, { pool }] of this.cache.groups.entries()) {
-      const isWritable = (page: number): boolean =>
-        pool.state(page) === SEALED && pool.marks(page) === 0 && pool.isValid(page, this.#keyed.arena);
-      const pages = this.#pages(group, row).filter((page) => isWritable(page) && !this.#keyed.holds(group, page, first));
-      for (let at = 0; at < pages.length; at += flushPages) {
-        const some = pages.slice(at, at + flushPages).filter(isWritable);
-        if (some.length > 0) await this.#keyed.store(group, some, first);
+      const left = (): number[] =>
+        sequence.disposed
+          ? []
+          : this.#pages(group, sequence.row).filter((page) => pool.isSealed(page) && !this.#keyed.holds(group, page, first));
+      for (let pages = left(), before = Number.POSITIVE_INFINITY; pages.length > 0 && pages.length < before; pages = left()) {
+        before = pages.length; // those that no tier takes are not tried again
+        for (let at = 0; at < pages.length; at += flushPages) {
+          const some = pages.slice(at, at + flushPages);
+          await this.#turn.take(() => this.#evictor.writeDown(group, sequence.disposed ? [] : some, first));
+        }
       }
     }
   }
@@ -227,11 +258,9 @@ export class CacheTiers implements ContextStore {
     this.cache.noteTokens(this.cache.rowOf(sequence), position, tokens);
   }
 
-  /** Device pages that are free, or that making room frees without failing: those that nobody runs with. */
+  /** Device pages that are free, or that making room frees whatever lies below: copies of others, and pages that nobody refers to. */
   availablePages(): number {
-    return Math.min(
-      ...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + (this.hasTiers ? pool.evictable(0) : pool.reclaimable(0))),
-    );
+    return Math.min(...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + pool.reclaimable(0)));
   }
 
   /** These suspended sequences run next, the nearest first: theirs are the last pages to leave the device. */
@@ -277,15 +306,27 @@ export class CacheTiers implements ContextStore {
   async #bringAdopted(sequence: Sequence, signal: AbortSignal | undefined): Promise<number> {
     try {
       const resumption = this.resume(sequence, { signal });
-      await (resumption.placed ?? resumption.ready);
-      resumption.waitLayer(undefined, undefined);
+      await resumption.ready; // nobody else would hear of a copy that failed
       return sequence.length;
     } catch (error) {
-      if (sequence.disposed || signal?.aborted === true) throw error;
+      signal?.throwIfAborted();
+      if (sequence.disposed)
+        throw new KvasirError("ERR_KVASIR_DISPOSED", "Sequence was disposed while its prefix was brought", { cause: error });
       this.cache.cut(sequence.row, 0);
       this.cache.unsuspend(sequence.row);
       this.cache.refreshSlots(sequence.row);
       return 0;
+    }
+  }
+
+  /** Brings the sequence back when its turn comes. */
+  async #return(resuming: Resuming, sequence: Sequence, signal: AbortSignal | undefined): Promise<void> {
+    const all = this.#returning.get(sequence) ?? new Set();
+    this.#returning.set(sequence, all.add(resuming));
+    try {
+      await this.#turn.take(() => resuming.start(signal));
+    } finally {
+      all.delete(resuming);
     }
   }
 

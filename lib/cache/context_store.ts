@@ -15,8 +15,8 @@ export interface Resumption {
    */
   ready: Promise<{ tokens: number; bytes: number }>;
   /**
-   * Present where nothing can be lost any more: resolves when every page has its place on the device, so that a pass can be enqueued under the
-   * copy, with `waitLayer` before each layer.
+   * Present where all pages were in memory: resolves when every page has its place on the device, so that a pass can be enqueued under the
+   * copy, with `waitLayer` before each layer. Should room have been short before its turn came, the sequence may be shorter all the same.
    */
   placed?: Promise<void> | undefined;
   /** Makes `stream`, the cache's own where absent, wait for the pages of `layer` only, or where that is absent of all layers. */

@@ -10,8 +10,10 @@ import type { Transfer, TransferStream } from "../transfer_stream.js";
 import type { PageFormat } from "./page_format.js";
 import type { Move, MoveOutcome, PageMover } from "./page_mover.js";
 
-/** Bytes of a page that a band has at least: below, copies are slow for their size. */
-const leastBandBytes = 256 << 10;
+/** Bytes of a page that a band has at least, but for the first one, which nothing hides: below, copies are slow for their size. */
+const leastBandBytes = 512 << 10;
+/** From so many bytes of a page on the copy engines are as fast as kernels, and leave the multiprocessors to the work above the copy. */
+const engineBytes = 128 << 10;
 
 export interface DeviceMoverOptions {
   device: Device;
@@ -48,7 +50,7 @@ export class DeviceMover implements PageMover {
     const transfer = this.#out.copyPages({ from, fromSlots: deviceSlots, to, toSlots: hostSlots });
     const arrival = device.createEvent();
     this.#out.record(arrival);
-    return new DeviceMove(this.#options.stream, [transfer], [arrival], Number.POSITIVE_INFINITY, this.#deadlineMs);
+    return new DeviceMove(this.#options.stream, [transfer], [arrival], [0], this.#deadlineMs);
   }
 
   toDevice(group: number, hostSlots: Int32Array, deviceSlots: Int32Array): Move {
@@ -57,28 +59,20 @@ export class DeviceMover implements PageMover {
     const [from, to] = [hostPages[group] as Tensor, devicePages[group] as Tensor];
     const { pageBytes, numLayers } = formats[group] as PageFormat;
     const layerBytes = pageBytes / numLayers;
-    const bandLayers = Math.min(numLayers, Math.ceil(leastBandBytes / layerBytes));
+    const bands = bandStarts(numLayers, layerBytes);
     const transfers: Transfer[] = [];
     const arrivals: Event[] = [];
-    for (let layer = 0; layer < numLayers; layer += bandLayers) {
+    bands.forEach((layer, band) => {
       const offset = layer * layerBytes;
-      const bytes = Math.min(bandLayers, numLayers - layer) * layerBytes;
-      transfers.push(
-        this.#in.copyPages({
-          from,
-          fromSlots: hostSlots,
-          fromOffset: offset,
-          to,
-          toSlots: deviceSlots,
-          toOffset: offset,
-          bytes,
-        }),
-      );
+      const bytes = ((bands[band + 1] ?? numLayers) - layer) * layerBytes;
+      const path = bytes >= engineBytes ? ("batch" as const) : ("auto" as const);
+      const pages = { from, fromSlots: hostSlots, to, toSlots: deviceSlots };
+      transfers.push(this.#in.copyPages({ ...pages, fromOffset: offset, toOffset: offset, bytes, path }));
       const arrival = device.createEvent();
       this.#in.record(arrival);
       arrivals.push(arrival);
-    }
-    return new DeviceMove(stream, transfers, arrivals, bandLayers, this.#deadlineMs);
+    });
+    return new DeviceMove(stream, transfers, arrivals, bands, this.#deadlineMs);
   }
 
   async quiet(): Promise<void> {
@@ -98,6 +92,15 @@ export class DeviceMover implements PageMover {
   }
 }
 
+/** First layers of the bands: one layer, then as many as make a copy fast. */
+function bandStarts(numLayers: number, layerBytes: number): number[] {
+  const width = Math.max(1, Math.ceil(leastBandBytes / layerBytes));
+  const starts = [0];
+  const first = Math.min(width, Math.max(1, Math.ceil(engineBytes / layerBytes)));
+  for (let layer = first; layer < numLayers; layer += width) starts.push(layer);
+  return starts;
+}
+
 class DeviceMove implements Move {
   readonly bytes: number;
   readonly done: Promise<MoveOutcome | "late">;
@@ -105,20 +108,21 @@ class DeviceMove implements Move {
   readonly #stream: Stream;
   readonly #transfers: readonly Transfer[];
   readonly #arrivals: readonly Event[];
-  readonly #bandLayers: number;
+  /** First layer of each arrival's band. */
+  readonly #bands: readonly number[];
   #isOver = false;
 
   constructor(
     stream: Stream,
     transfers: readonly Transfer[],
     arrivals: readonly Event[],
-    bandLayers: number,
+    bands: readonly number[],
     deadlineMs: number,
   ) {
     this.#stream = stream;
     this.#transfers = transfers;
     this.#arrivals = arrivals;
-    this.#bandLayers = bandLayers;
+    this.#bands = bands;
     this.bytes = transfers.reduce((sum, { bytes }) => sum + bytes, 0);
     this.settled = this.#settle();
     this.done = this.#within(deadlineMs);
@@ -126,8 +130,9 @@ class DeviceMove implements Move {
 
   hold(layer?: number): void {
     if (this.#isOver) return;
-    const band = layer === undefined ? this.#arrivals.length - 1 : Math.floor(layer / this.#bandLayers);
-    this.#stream.wait(this.#arrivals[Math.min(band, this.#arrivals.length - 1)] as Event);
+    let band = this.#bands.length - 1;
+    while (layer !== undefined && band > 0 && (this.#bands[band] as number) > layer) band--;
+    this.#stream.wait(this.#arrivals[band] as Event);
   }
 
   cancel(): boolean {

@@ -43,6 +43,7 @@ export class Evictor {
   async makeRoom(group: number, arena: number, want: number): Promise<number> {
     const pool = this.#pools[group] as PagePool;
     const stuck: Held[] = [];
+    this.#moves.dropStale(group);
     try {
       while (pool.freeSlots(arena) < want) {
         const costly = this.#dropCheap(group, arena, want);
@@ -52,11 +53,17 @@ export class Evictor {
         }
         if (costly.length === 0) {
           if (arena === 1 && this.#dropDuplicate(pool)) continue;
-          if (this.#moves.pending === 0) break;
-          await this.#moves.next(); // what is being copied may be free afterwards
+          if (this.#moves.pending + this.#keyed.pending === 0) {
+            if (await this.#giveUpBlocked(group, arena)) continue;
+            break;
+          }
+          await Promise.race([this.#moves.next(), this.#keyed.next()]); // what is being copied may be free afterwards
           continue;
         }
-        stuck.push(...(await this.#moveDown(group, arena, costly)));
+        const stay = await this.#moveDown(group, arena, costly);
+        stuck.push(...stay);
+        // Those that found no place may find one now that others have moved on.
+        if (stay.length < costly.length) for (const held of stuck.splice(0)) pool.unmark(held.page, MARK_EVICT, held.epoch);
       }
       return pool.freeSlots(arena);
     } finally {
@@ -81,6 +88,31 @@ export class Evictor {
     for (const { page, epoch } of await this.#moveDown(group, arena, costly)) pool.unmark(page, MARK_EVICT, epoch);
   }
 
+  /** Copies sealed pages to the keyed tiers, from `first` on, by way of the host pool where there is one. They stay where they are. */
+  async writeDown(group: number, pages: readonly number[], first: number): Promise<void> {
+    const pool = this.#pools[group] as PagePool;
+    await Promise.all([this.#moves.idle(), this.#keyed.idle()]);
+    const { arena } = this.#keyed;
+    const isFree = (page: number): boolean => pool.isSealed(page) && pool.marks(page) === 0;
+    const left = pages.filter((page) => isFree(page) && !this.#keyed.holds(group, page, first));
+    while (left.length > 0) {
+      const lacking = left.filter((page) => isFree(page) && !pool.isValid(page, arena));
+      if (lacking.length > pool.freeSlots(arena))
+        await this.makeRoom(group, arena, Math.min(lacking.length, pool.numSlots(arena)));
+      const copied = lacking.filter((page) => {
+        if (!isFree(page) || !pool.isValid(page, 0) || pool.isValid(page, arena)) return false;
+        if (pool.slot(page, arena) === NONE && pool.freeSlots(arena) === 0) return false;
+        if (pool.slot(page, arena) === NONE) pool.takeSlot(page, arena);
+        return true;
+      });
+      if (copied.length > 0) await this.#moves.out(group, copied);
+      const ready = left.filter((page) => isFree(page) && pool.isValid(page, arena));
+      if (ready.length === 0) return;
+      await this.#keyed.store(group, ready, first);
+      left.splice(0, left.length, ...left.filter((page) => !ready.includes(page)));
+    }
+  }
+
   /** Drops victims that need no copy; returns as many others, marked so that they leave the order, as the rest of the need. */
   #dropCheap(group: number, arena: number, want: number): Held[] {
     const pool = this.#pools[group] as PagePool;
@@ -98,6 +130,20 @@ export class Evictor {
       } else costly.push({ page, epoch: pool.mark(page, MARK_EVICT) });
     }
     return costly;
+  }
+
+  /** Lets a page go that only pages follow which are out of reach; false where there is none. */
+  async #giveUpBlocked(group: number, arena: number): Promise<boolean> {
+    const pool = this.#pools[group] as PagePool;
+    const page = pool.blockedVictim(arena);
+    if (page === NONE) return false;
+    if (this.#isWorthMoving(group, arena, page))
+      await this.#moveDown(group, arena, [{ page, epoch: pool.mark(page, MARK_EVICT) }]);
+    else {
+      pool.dropSlot(page, arena);
+      this.counters.dropped++;
+    }
+    return true;
   }
 
   #hasCopyBelow(group: number, arena: number, page: number): boolean {
@@ -119,8 +165,18 @@ export class Evictor {
     return true;
   }
 
-  /** Copies pages one level down and drops them here; returns those that stay, still marked. */
+  /** Copies pages one level down, as many at a time as fit there, and drops them here; returns those that stay, still marked. */
   async #moveDown(group: number, arena: number, held: readonly Held[]): Promise<Held[]> {
+    const pool = this.#pools[group] as PagePool;
+    const most = arena === 0 && pool.numArenas > 1 ? pool.numSlots(1) : held.length;
+    const stay: Held[] = [];
+    for (let at = 0; at < held.length; at += most) {
+      stay.push(...(await this.#moveSomeDown(group, arena, held.slice(at, at + most))));
+    }
+    return stay;
+  }
+
+  async #moveSomeDown(group: number, arena: number, held: readonly Held[]): Promise<Held[]> {
     const pool = this.#pools[group] as PagePool;
     const toHost = arena === 0 && pool.numArenas > 1;
     const isBelow = toHost ? await this.#toHost(group, held) : await this.#toKeyed(group, held);
@@ -144,12 +200,12 @@ export class Evictor {
   async #toHost(group: number, held: readonly { page: number }[]): Promise<boolean[]> {
     const pool = this.#pools[group] as PagePool;
     const lacking = held.filter(({ page }) => pool.slot(page, 1) === NONE).length;
-    let room = lacking > pool.freeSlots(1) ? await this.makeRoom(group, 1, lacking) : pool.freeSlots(1);
+    if (lacking > pool.freeSlots(1)) await this.makeRoom(group, 1, lacking);
     const pages: number[] = [];
     for (const { page } of held) {
       if (pool.isGone(page)) continue; // its last sequence went while room was made
       if (pool.slot(page, 1) === NONE) {
-        if (room-- <= 0) continue;
+        if (pool.freeSlots(1) === 0) continue;
         pool.takeSlot(page, 1);
       }
       pages.push(page);

@@ -7,11 +7,11 @@
  */
 import { randomFillSync } from "node:crypto";
 import type { PageMover } from "./page_mover.js";
-import { MARK_LOAD, MARK_STORE, type PagePool } from "./page_pool.js";
-import { KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
+import { MARK_LOAD, MARK_STORE, type PagePool, TIER_DISK, TIER_REMOTE } from "./page_pool.js";
+import { FAILED, KEY_WORDS, LOADED, type PageBatch, PRESENT, STORED, type TierDriver } from "./tier_driver.js";
 
-/** Bits of a page that tell which keyed tiers are thought to hold it, in the order of the drivers. */
-export const tierBit = (driver: number): number => 1 << driver;
+/** The bit of a page that tells whether a keyed tier is thought to hold it. */
+export const tierBit = ({ name }: TierDriver): number => (name === "disk" ? TIER_DISK : TIER_REMOTE);
 
 interface PrivateKey {
   epoch: number;
@@ -41,6 +41,16 @@ export class KeyedMoves {
     return (this.#pools[0] as PagePool).numArenas - 1;
   }
 
+  /** Stores and loads that are under way. */
+  get pending(): number {
+    return this.#running.size;
+  }
+
+  /** Resolves when one of those under way is over; where there is none, never. */
+  next(): Promise<unknown> {
+    return Promise.race(this.#running);
+  }
+
   async idle(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
@@ -63,6 +73,18 @@ export class KeyedMoves {
     return this.#track(this.#store(group, pages, first));
   }
 
+  /** Bits of the tiers that seem to hold each key. */
+  async lookup(group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
+    const count = keys.length / KEY_WORDS;
+    const bits = new Uint8Array(count);
+    const held = await Promise.all(this.drivers.map((driver) => answers(count, 0, () => driver.lookup(group, keys, signal))));
+    held.forEach((isHeld, driver) => {
+      for (let i = 0; i < count; i++)
+        if (isHeld[i] !== 0) bits[i] = (bits[i] as number) | tierBit(this.drivers[driver] as TierDriver);
+    });
+    return bits;
+  }
+
   /** Brings pages from the tiers that hold them into the slots of the lowest arena that they have been given. Resolves with which came. */
   load(group: number, pages: readonly number[]): Promise<boolean[]> {
     return this.#track(this.#load(group, pages));
@@ -74,8 +96,12 @@ export class KeyedMoves {
     const known = keys.get(page);
     if (known === undefined) return;
     keys.delete(page);
-    // A key that nobody knows any more is evicted in time.
-    for (const driver of this.drivers) driver.remove(group, known.key).catch(() => undefined);
+    this.#removeKey(group, known.key);
+  }
+
+  /** A key that nobody knows any more is evicted in time, at the latest. */
+  #removeKey(group: number, key: Uint32Array): void {
+    for (const driver of this.drivers) driver.remove(group, key).catch(() => undefined);
   }
 
   async #store(group: number, pages: readonly number[], first: number): Promise<boolean[]> {
@@ -84,15 +110,15 @@ export class KeyedMoves {
     if (this.arena === 0) await this.#mover.quiet();
     const held = pages.map(() => false);
     for (let driver = first; driver < this.drivers.length; driver++) {
-      const left = pages.flatMap((_, i) => (held[i] ? [] : [i]));
+      const left = pages.flatMap((page, i) => (held[i] || pool.isGone(page) ? [] : [i]));
       if (left.length === 0) break;
       const some = left.map((i) => pages[i] as number);
-      const statuses = await (this.drivers[driver] as TierDriver).store(this.#batch(group, some));
+      const records = some.map((page) => (pool.isSealed(page) ? undefined : this.#privateKey(group, page)));
+      const batch = this.#batch(group, some);
+      const statuses = await answers(some.length, FAILED, () => (this.drivers[driver] as TierDriver).store(batch));
       left.forEach((i, at) => {
-        const status = statuses[at];
-        if (status !== STORED && status !== PRESENT) return;
-        held[i] = true;
-        this.#setHeld(group, pages[i] as number, driver, true);
+        const isStored = statuses[at] === STORED || statuses[at] === PRESENT;
+        if (isStored) held[i] = this.#noteStored(group, pages[i] as number, driver, records[at]);
       });
     }
     pages.forEach((page, i) => {
@@ -101,24 +127,42 @@ export class KeyedMoves {
     return held;
   }
 
+  /** A tier has what the page held, under its own key or that of a record. False where that is of no use any more. */
+  #noteStored(group: number, page: number, driver: number, record: PrivateKey | undefined): boolean {
+    const pool = this.#pools[group] as PagePool;
+    if (record === undefined) {
+      if (pool.isGone(page)) return false;
+      pool.setTier(page, tierBit(this.drivers[driver] as TierDriver), true);
+      return true;
+    }
+    // Its sequence may have gone on meanwhile: then the page is another one, or has another key.
+    const isCurrent = this.#privateKeys[group]?.get(page) === record && !pool.isGone(page) && !pool.isSealed(page);
+    if (isCurrent) record.tiers |= tierBit(this.drivers[driver] as TierDriver);
+    else this.#removeKey(group, record.key);
+    return isCurrent;
+  }
+
   async #load(group: number, pages: readonly number[]): Promise<boolean[]> {
     const pool = this.#pools[group] as PagePool;
     const epochs = pages.map((page) => pool.mark(page, MARK_LOAD));
     if (this.arena === 0) await this.#mover.quiet();
     const come = pages.map(() => false);
     for (let driver = 0; driver < this.drivers.length; driver++) {
-      const asked = pages.flatMap((page, i) => (!come[i] && this.#isHeld(group, page, driver) ? [i] : []));
+      const asked = pages.flatMap((page, i) => (!come[i] && !pool.isGone(page) && this.#isHeld(group, page, driver) ? [i] : []));
       if (asked.length === 0) continue;
       const some = asked.map((i) => pages[i] as number);
-      const statuses = await (this.drivers[driver] as TierDriver).load(this.#batch(group, some));
+      const batch = this.#batch(group, some);
+      const statuses = await answers(some.length, FAILED, () => (this.drivers[driver] as TierDriver).load(batch));
       asked.forEach((i, at) => {
+        const page = pages[i] as number;
         come[i] = statuses[at] === LOADED;
-        if (!come[i]) this.#setHeld(group, pages[i] as number, driver, false);
+        if (!come[i] && !pool.isGone(page)) this.#forgetHolder(group, page, driver);
       });
     }
     pages.forEach((page, i) => {
       if (come[i]) pool.setValid(page, this.arena, true);
-      pool.unmark(page, MARK_LOAD, epochs[i] as number);
+      const isAlive = pool.unmark(page, MARK_LOAD, epochs[i] as number);
+      if (isAlive && !come[i] && !pool.isValid(page, this.arena)) pool.dropSlot(page, this.arena);
     });
     return come;
   }
@@ -146,19 +190,17 @@ export class KeyedMoves {
 
   #isHeld(group: number, page: number, driver: number): boolean {
     const pool = this.#pools[group] as PagePool;
-    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(driver));
+    if (pool.isSealed(page)) return pool.hasTier(page, tierBit(this.drivers[driver] as TierDriver));
     const known = this.#privateKeys[group]?.get(page);
-    return known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(driver)) !== 0;
+    return (
+      known !== undefined && known.epoch === pool.epoch(page) && (known.tiers & tierBit(this.drivers[driver] as TierDriver)) !== 0
+    );
   }
 
-  #setHeld(group: number, page: number, driver: number, isHeld: boolean): void {
+  #forgetHolder(group: number, page: number, driver: number): void {
     const pool = this.#pools[group] as PagePool;
-    if (pool.isSealed(page)) {
-      pool.setTier(page, tierBit(driver), isHeld);
-      return;
-    }
-    const known = this.#privateKey(group, page);
-    known.tiers = isHeld ? known.tiers | tierBit(driver) : known.tiers & ~tierBit(driver);
+    if (pool.isSealed(page)) pool.setTier(page, tierBit(this.drivers[driver] as TierDriver), false);
+    else this.#privateKey(group, page).tiers &= ~tierBit(this.drivers[driver] as TierDriver);
   }
 
   /** What is known of a page that is not sealed; a record of an earlier page of that id is replaced. */
@@ -176,5 +218,14 @@ export class KeyedMoves {
     const over = work.finally(() => this.#running.delete(over));
     this.#running.add(over);
     return over;
+  }
+}
+
+/** What a tier says of each page; should it throw, which it must not, the same as if it could not answer. */
+async function answers(count: number, otherwise: number, ask: () => Promise<Uint8Array>): Promise<Uint8Array> {
+  try {
+    return await ask();
+  } catch {
+    return new Uint8Array(count).fill(otherwise);
   }
 }

@@ -14,7 +14,7 @@ import { NONE, PagePool, type PolicyFactory } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 import { PageTable } from "./page_table.js";
 import { extendRow, freeUp, pagesNeeded } from "./reservation.js";
-import { RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
+import { type Arrival, RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
 import { type SealedListener, sealRow } from "./sealing.js";
 import { Sequence } from "./sequence.js";
 import { KEY_WORDS } from "./tier_driver.js";
@@ -168,13 +168,23 @@ export class KvCache {
     for (const group of this.groups) this.#releaseFrom(group, row, keep);
     this.#rows.lengths[row] = length;
     this.#rows.sealed[row] = Math.min(this.#rows.sealed[row] as number, Math.floor(length / this.pageSize));
+    if (length === 0) this.#rows.arrivals[row] = undefined;
     this.log(row).truncate(length);
+  }
+
+  /** Cuts a row whose pages from `length` on are lost; to nothing, where a window needs pages before that were released. */
+  cutLost(row: number, length: number): void {
+    const isHole = (group: CacheGroup): boolean => {
+      const visible = this.#windowEntry(group, length);
+      return visible < this.#pagesFor(length) && group.table.page(row, visible) === NONE;
+    };
+    this.cut(row, this.groups.some(isHole) ? 0 : length);
   }
 
   /** A sequence with the same tokens. Pages are shared; whoever first writes into a shared tail page gets a copy of it. */
   fork(row: number): Sequence {
     const length = this.length(row);
-    const isUse = this.#rows.isUsing(row);
+    const isUse = this.#rows.states[row] === RUNNING; // a row that is on its way back brings nobody along
     const entries = this.#pagesFor(length);
     const child = this.#takeRow(this.log(row).clone(length));
     try {
@@ -189,7 +199,8 @@ export class KvCache {
     }
     this.#rows.lengths[child] = length;
     this.#rows.sealed[child] = Math.min(this.#rows.sealed[row] as number, Math.floor(length / this.pageSize));
-    this.#rows.states[child] = this.#rows.states[row] as number;
+    this.#rows.states[child] = isUse ? RUNNING : SUSPENDED;
+    this.#rows.arrivals[child] = this.#rows.arrivals[row];
     return new Sequence(this, child);
   }
 
@@ -248,6 +259,10 @@ export class KvCache {
     return (this.groups[group] as CacheGroup).table.pages(row);
   }
 
+  isRunning(row: number): boolean {
+    return this.#rows.states[row] === RUNNING;
+  }
+
   isSuspended(row: number): boolean {
     return this.#rows.states[row] === SUSPENDED;
   }
@@ -277,11 +292,20 @@ export class KvCache {
     this.#rows.states[row] = RETURNING;
   }
 
-  /** Writes where the row's pages lie now into its table: it runs again. */
-  refreshSlots(row: number): void {
+  /**
+   * Writes where the row's pages lie now into its table: it runs again. Pages that are still on their way come with an arrival: until it is
+   * told that they have come, none of the row's pages is sealed.
+   */
+  refreshSlots(row: number, arrival?: Arrival): void {
     for (const { pool, table } of this.groups) table.refresh(row, (page) => pool.slot(page));
     this.#rows.states[row] = RUNNING;
+    if (arrival !== undefined) this.#rows.arrivals[row] = arrival;
     sealRow(this.groups, this.#rows, row, this.pageSize, this.onSealed);
+  }
+
+  /** What the row's pages wait for, absent where they have certainly come. */
+  arrival(row: number): Arrival | undefined {
+    return this.#rows.isCertain(row) ? undefined : this.#rows.arrivals[row];
   }
 
   /** Gives an empty row the pages of a prefix, equally many in each group, with the references that their finder holds; it is suspended. */

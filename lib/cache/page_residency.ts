@@ -3,6 +3,8 @@ import { KvasirError } from "../errors.js";
 import { BLOCKED, DROPPABLE, type EvictionOrder, MOVABLE } from "./eviction.js";
 import {
   ACTIVE,
+  CACHED,
+  classOf,
   FREE,
   MARK_IN,
   MARK_OUT,
@@ -174,6 +176,34 @@ export class PageResidency extends PageReferences {
    */
   victim(arena: number, isMovable = true): number {
     return this.#order(arena).victim(!isMovable);
+  }
+
+  /**
+   * A page of the arena that nothing refers to but that others follow which cannot go before it (they are in use, or in keyed tiers only), or
+   * NONE. For when `victim` has nothing more: whoever drops it makes those others unfindable. Walks over the pages that are listed.
+   */
+  blockedVictim(arena: number): number {
+    const order = this.#order(arena);
+    if (order.count(BLOCKED) === 0) return NONE;
+    for (const page of [...order.policy.pages(), ...order.heldPages()]) {
+      if (classOf(this.#flags[page] as number) === BLOCKED) return page;
+    }
+    return NONE;
+  }
+
+  /**
+   * Drops a page that nothing refers to and none follows, a cold one, for the sake of its id: the ids may run out before the slots do where
+   * many pages are in keyed tiers only. Walks over the pages that are listed; false where there is none.
+   */
+  forgetCached(): boolean {
+    for (let arena = this.numArenas - 1; arena >= 0; arena--) {
+      for (const page of [...this.#order(arena).policy.pages(), ...this.#order(arena).heldPages()]) {
+        if (this.state(page) !== CACHED || this.marks(page) !== 0 || this.inside.index.childrenOf(page) !== 0) continue;
+        for (let other = 0; other < this.numArenas; other++) this.dropSlot(page, other);
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Pages in the arena's order without transfer marks. */

@@ -59,7 +59,7 @@ export function registerPool(metrics: Metrics, pool: PagePool, group: number, ar
     metrics.gauge("kvasir_pages", "Pages by state", { ...labels, state }, () => pool.counts()[state]);
   }
   for (const [arena, tier] of arenas.entries()) {
-    const own = { ...labels, tier };
+    const own = { ...labels, arena: arena === 0 ? "device" : "host", tier };
     metrics.gauge("kvasir_slots", "Page slots of a memory tier", own, () => pool.numSlots(arena));
     metrics.gauge("kvasir_slots_used", "Page slots in use", own, () => pool.usedSlots(arena));
     metrics.gauge("kvasir_pages_evictable", "Pages that no running sequence and no transfer holds", own, () =>

@@ -7,6 +7,9 @@ import { type KeyedMoves, tierBit } from "./keyed_moves.js";
 import { NONE, type PagePool } from "./page_pool.js";
 import { KEY_WORDS } from "./tier_driver.js";
 
+/** Pages that are looked up between two turns of the event loop. */
+const slicePages = 4096;
+
 export interface Claim {
   /** Pages of each group, equally many; one reference each is the claim's. */
   pages: number[][];
@@ -22,20 +25,29 @@ export async function claimPrefix(
   signal?: AbortSignal,
 ): Promise<Claim> {
   const pools = cache.groups.map(({ pool }) => pool);
-  const held = pools.map((pool) => [...pool.match(keys, root, tokens)]);
-  pools.forEach((pool, group) => {
-    for (const page of held[group] as number[]) pool.retain(page, false);
-  });
-  cache.holdElsewhere(held);
-  const claim: Claim = { pages: held };
-  cut(claim, pools);
+  const claim: Claim = { pages: pools.map(() => []) };
+  cache.holdElsewhere(claim.pages);
   try {
+    for (const [group, pool] of pools.entries()) await match(pool, claim.pages[group] as number[], root, keys, tokens);
+    cut(claim, pools);
     await extend(claim, pools, keyed, root, keys, tokens, signal);
   } catch (error) {
     dropClaim(claim, cache);
     throw error;
   }
   return claim;
+}
+
+/** The longest chain in a pool, some pages at a time, each referred to at once. */
+async function match(pool: PagePool, found: number[], root: Uint32Array, keys: Uint32Array, tokens: Int32Array): Promise<void> {
+  for (;;) {
+    const span = { first: found.length, parent: found.at(-1) ?? NONE, limit: slicePages };
+    const part = pool.match(keys, root, tokens, span);
+    pool.retainAll(part, false);
+    for (const page of part) found.push(page);
+    if (part.length < slicePages) return;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 }
 
 /** Lets go of everything claimed. */
@@ -67,7 +79,7 @@ async function extend(
   const from = (claim.pages[0] as number[]).length;
   const left = keys.slice(from * KEY_WORDS);
   if (left.length === 0 || keyed.drivers.length === 0) return;
-  const tiers = await Promise.all(pools.map((_, group) => tiersHolding(keyed, group, left, signal)));
+  const tiers = await Promise.all(pools.map((_, group) => keyed.lookup(group, left, signal)));
   const pageSize = tokens.length / (keys.length / KEY_WORDS);
   for (let i = 0; i < left.length / KEY_WORDS; i++) {
     if (tiers.some((bits) => bits[i] === 0)) break;
@@ -79,7 +91,7 @@ async function extend(
       if (known !== NONE) pool.retain(known, false);
       const page = known !== NONE ? known : announce(pool, place, root, keys, tokens);
       if (page === NONE) return false;
-      keyed.drivers.forEach((_, driver) => {
+      keyed.drivers.forEach((driver) => {
         if (((tiers[group]?.[i] as number) & tierBit(driver)) !== 0) pool.setTier(page, tierBit(driver), true);
       });
       (claim.pages[group] as number[]).push(page);
@@ -104,16 +116,4 @@ function announce(
   if (pool.seal(page, keys, place.at, place.parent, root, tokens, place.from) === page) return page;
   pool.release(page, false);
   return NONE;
-}
-
-/** Bits of the tiers that seem to hold each key. */
-async function tiersHolding(keyed: KeyedMoves, group: number, keys: Uint32Array, signal?: AbortSignal): Promise<Uint8Array> {
-  const bits = new Uint8Array(keys.length / KEY_WORDS);
-  const answers = await Promise.all(keyed.drivers.map((driver) => driver.lookup(group, keys, signal)));
-  answers.forEach((held, driver) => {
-    held.forEach((isHeld, i) => {
-      if (isHeld !== 0) bits[i] = (bits[i] as number) | tierBit(driver);
-    });
-  });
-  return bits;
 }

@@ -18,7 +18,7 @@ function workerFile(): URL {
   return existsSync(fileURLToPath(beside)) ? beside : new URL("../../dist/lib/cache/remote_worker.js", import.meta.url);
 }
 
-const failed = (reason: string): Reply => ({ status: "failed", reason });
+const failed = (failure: string): Reply => ({ failure });
 
 export class RemoteLink {
   readonly #settings: WorkerSettings;

@@ -15,7 +15,10 @@ export interface RemoteTierOptions {
   pools: readonly Tensor[];
   /** Connections that carry pages, 1 to 64 (default 4). */
   connections?: number | undefined;
-  /** Bytes of pages in flight at most, over all connections (default 64 MiB); what is beyond waits. A staging buffer of this size is kept. */
+  /**
+   * Bytes of pages under way at most, over all connections; what is beyond waits. A staging buffer of this size is kept. Default 16 MiB, or
+   * two pages a connection where that is more.
+   */
   windowBytes?: number | undefined;
   /** Seconds after its last use at which the server may drop a page; by default the server's own policy decides. */
   ttlSeconds?: number | undefined;
@@ -56,7 +59,8 @@ export interface RemoteSettings {
   shownUrl: string;
   identity: TierIdentity;
   pools: readonly Tensor[];
-  windowBytes: number;
+  /** Undefined: it depends on the pages. */
+  windowBytes: number | undefined;
   breaker: { failures: number; backoffMs: number; maxBackoffMs: number };
   onWarning: (message: string) => void;
   worker: Omit<WorkerSettings, "staging">;
@@ -75,7 +79,7 @@ export function checkRemoteOptions(options: RemoteTierOptions): RemoteSettings {
     shownUrl: `${url.protocol}//${url.host}${url.pathname}`,
     identity,
     pools,
-    windowBytes: checkInteger("windowBytes", options.windowBytes ?? 64 * MIB, 1, 2048 * MIB),
+    windowBytes: options.windowBytes === undefined ? undefined : checkInteger("windowBytes", options.windowBytes, 1, 2048 * MIB),
     breaker: {
       failures: checkInteger("failuresToOpen", options.failuresToOpen ?? 3, 1),
       backoffMs: checkInteger("backoffMs", options.backoffMs ?? 200, 1, DAY_MS),

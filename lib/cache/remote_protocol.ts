@@ -12,13 +12,14 @@ export interface WorkerSettings {
   staging: SharedArrayBuffer;
 }
 
-/** A value out of the staging buffer into the store, or the other way round. */
+/** Values out of the staging buffer into the store, or the other way round. */
 export interface TransferRequest {
   type: "set" | "get";
-  key: string;
-  offset: number;
-  /** Of the value; a longer one that arrives is cut. */
+  /** Of each value; a longer one that arrives is cut. */
   bytes: number;
+  keys: readonly string[];
+  /** Of each key's value in the buffer. */
+  offsets: readonly number[];
 }
 
 /** `exists` refreshes the time to live of what is there, as a use does. */
@@ -37,13 +38,24 @@ export type Request = TransferRequest | KeysRequest | PingRequest;
 /** Requests carry a number, which the reply repeats. */
 export type Numbered<T> = T & { id: number };
 
-export type Reply =
-  /** `bytes`: length of the value in the store. `found`: a flag for each key. `count`: keys deleted. */
-  | { status: "ok"; bytes?: number; found?: Uint8Array; count?: number }
-  | { status: "missing" }
-  /** The server has no room. */
-  | { status: "refused" }
-  | { status: "failed"; reason: string };
+/** What became of a value, where that is not the number of its bytes in the store. */
+export const VALUE_MISSING = -1;
+/** The server has no room for it. */
+export const VALUE_REFUSED = -2;
+export const VALUE_FAILED = -3;
+
+export interface Reply {
+  /** Why the request failed, or some of its values. */
+  failure?: string;
+  /** Of a transfer: for each key the value's bytes, or what became of it. */
+  values?: readonly number[];
+  /** Of a transfer: values that went through the client's own memory. */
+  copied?: number;
+  /** Of `exists`: a flag for each key. */
+  found?: Uint8Array;
+  /** Of `delete`: how many there were. */
+  count?: number;
+}
 
 /** First message of the client thread: it is ready, or cannot be. */
 export interface Greeting {

@@ -5,7 +5,7 @@
 import { openPages, sealPages } from "../page_staging.js";
 import type { CircuitBreaker } from "./circuit_breaker.js";
 import type { RemoteLink } from "./remote_link.js";
-import type { Reply, Request } from "./remote_protocol.js";
+import { type Reply, type Request, VALUE_MISSING, VALUE_REFUSED } from "./remote_protocol.js";
 import type { Bundle, RemoteStaging } from "./remote_staging.js";
 import { DAMAGED, KEY_WORDS, LOADED, MISSING, type PageBatch, PRESENT, REFUSED, STORED } from "./tier_driver.js";
 
@@ -18,6 +18,9 @@ export class RemoteRequests {
   readonly #staging: RemoteStaging;
   /** Before every key: which model and layout, so that another identity's pages are never met. */
   readonly #prefix: string;
+
+  /** Pages that came through the client's own memory instead of straight into the staging buffer. */
+  copied = 0;
 
   constructor(link: RemoteLink, breaker: CircuitBreaker, staging: RemoteStaging, fingerprint: Uint8Array) {
     this.#link = link;
@@ -41,8 +44,8 @@ export class RemoteRequests {
       if (!this.#breaker.isClosed) return false;
       const question = this.#ask({ type: "exists", keys: names.slice(at, at + LOOKUP_KEYS) });
       const reply = await unlessAborted(question, signal);
-      if (reply?.status !== "ok") return false;
-      found.set(reply.found as Uint8Array, at);
+      if (reply?.found === undefined) return false;
+      found.set(reply.found, at);
     }
     return true;
   }
@@ -64,8 +67,7 @@ export class RemoteRequests {
 
   /** Returns how many there were. */
   async delete(names: readonly string[]): Promise<number> {
-    const reply = await this.#ask({ type: "delete", keys: names });
-    return reply.status === "ok" ? (reply.count as number) : 0;
+    return (await this.#ask({ type: "delete", keys: names })).count ?? 0;
   }
 
   async #storeBundle(batch: PageBatch, bundle: Bundle, statuses: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
@@ -75,47 +77,59 @@ export class RemoteRequests {
       return;
     }
     await sealPages(staged);
-    const replies = this.#askForPages("set", this.names(batch.group, staged.keys), batch.group, staged.offsets);
-    bundle.hold(replies);
-    const answers = (await unlessAborted(replies, signal)) ?? [];
-    for (const [i, answer] of answers.entries()) {
-      if (answer.status === "ok") statuses[pages[i] as number] = STORED;
-      if (answer.status === "refused") statuses[pages[i] as number] = REFUSED;
+    const values = await this.#transfer("set", batch, bundle, signal);
+    for (const [i, value] of values.entries()) {
+      if (value >= 0) statuses[pages[i] as number] = STORED;
+      if (value === VALUE_REFUSED) statuses[pages[i] as number] = REFUSED;
     }
   }
 
   async #loadBundle(batch: PageBatch, bundle: Bundle, statuses: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
     if (!this.#breaker.isClosed) return;
     const { pages, staged } = bundle;
-    const names = this.names(batch.group, staged.keys);
-    const replies = this.#askForPages("get", names, batch.group, staged.offsets);
-    bundle.hold(replies);
-    const answers = await unlessAborted(replies, signal);
-    if (answers === undefined) return;
-    // One that did not come has no bytes; it is not looked at.
-    const lengths = Float64Array.from(answers, (answer) => (answer.status === "ok" ? (answer.bytes as number) : 0));
-    const faults = answers.some(({ status }) => status === "ok") ? await openPages(staged, lengths) : [];
-    const damaged: string[] = [];
-    for (const [i, answer] of answers.entries()) {
-      const page = pages[i] as number;
-      if (answer.status === "missing") statuses[page] = MISSING;
-      if (answer.status !== "ok") continue;
-      statuses[page] = faults[i] === 0 ? LOADED : DAMAGED;
-      if (faults[i] !== 0) damaged.push(names[i] as string);
+    const values = await this.#transfer("get", batch, bundle, signal);
+    if (!values.some((value) => value >= 0)) {
+      for (const [i, value] of values.entries()) if (value === VALUE_MISSING) statuses[pages[i] as number] = MISSING;
+      return;
     }
-    if (damaged.length > 0) await this.delete(damaged);
+    // One that did not come has no bytes; it is not looked at.
+    const faults = await openPages(
+      staged,
+      Float64Array.from(values, (value) => Math.max(0, value)),
+    );
+    const damaged: number[] = [];
+    for (const [i, value] of values.entries()) {
+      if (value === VALUE_MISSING) statuses[pages[i] as number] = MISSING;
+      if (value < 0) continue;
+      statuses[pages[i] as number] = faults[i] === 0 ? LOADED : DAMAGED;
+      if (faults[i] !== 0) damaged.push(i);
+    }
+    if (damaged.length === 0) return;
+    const names = this.names(batch.group, staged.keys);
+    await this.delete(damaged.map((i) => names[i] as string));
   }
 
-  #askForPages(type: "set" | "get", names: readonly string[], group: number, offsets: Float64Array): Promise<Reply[]> {
-    const bytes = this.#staging.pageBytes(group);
-    return Promise.all(names.map((key, i) => this.#ask({ type, key, offset: offsets[i] as number, bytes })));
+  /** What became of each page, as in the protocol; nothing after an abort, when the request goes on alone. */
+  async #transfer(
+    type: "set" | "get",
+    batch: PageBatch,
+    { staged, hold }: Bundle,
+    signal: AbortSignal | undefined,
+  ): Promise<readonly number[]> {
+    const keys = this.names(batch.group, staged.keys);
+    const bytes = this.#staging.pageBytes(batch.group);
+    const asked = this.#ask({ type, bytes, keys, offsets: Array.from(staged.offsets) });
+    hold(asked);
+    const reply = await unlessAborted(asked, signal);
+    this.copied += reply?.copied ?? 0;
+    return reply?.values ?? [];
   }
 
   async #ask(request: Request): Promise<Reply> {
     const { epoch } = this.#breaker;
     const reply = await this.#link.request(request);
-    if (reply.status === "failed") this.#breaker.failed(epoch, reply.reason);
-    else this.#breaker.succeeded(epoch);
+    if (reply.failure === undefined) this.#breaker.succeeded(epoch);
+    else this.#breaker.failed(epoch, reply.failure);
     return reply;
   }
 }

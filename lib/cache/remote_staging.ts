@@ -5,7 +5,7 @@ import type { ByteWindow } from "./byte_window.js";
 import { KEY_WORDS, type PageBatch } from "./tier_driver.js";
 
 /** Small pages share a range of the buffer, a copy and a message, up to so many bytes. */
-const BUNDLE_BYTES = 2 * 2 ** 20;
+const BUNDLE_BYTES = 4.5 * 2 ** 20;
 
 /** Some pages of a batch with a place in the buffer. */
 export interface Bundle {
@@ -13,7 +13,7 @@ export interface Bundle {
   readonly pages: readonly number[];
   readonly staged: StagedPages;
   /** The place stays taken until this is settled, too: a request that nobody waits for any more may still be under way. */
-  hold(until: Promise<unknown>): void;
+  readonly hold: (until: Promise<unknown>) => void;
 }
 
 export class RemoteStaging {
@@ -47,8 +47,8 @@ export class RemoteStaging {
   }
 
   /**
-   * Calls `work` for bundles of these pages, each when there is room for it; not any more once `signal` aborts or the window's waiters are
-   * dismissed. Throws the first error when all have ended.
+   * Calls `work` for bundles of these pages, each when there is room for it; not any more once `signal` aborts. Throws the first error when
+   * all have ended.
    */
   async each(
     batch: PageBatch,

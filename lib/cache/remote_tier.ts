@@ -27,6 +27,13 @@ import { fingerprint } from "./tier_identity.js";
 
 export type { RemoteTierOptions } from "./remote_options.js";
 
+export interface RemoteStats extends TierStats {
+  /** Loaded pages that went through the client's own memory, which costs several times as much: with TLS, or a client other than node-redis 6. */
+  copied: number;
+}
+
+const LEAST_WINDOW_BYTES = 16 * 2 ** 20;
+
 /**
  * Opens a remote tier. A server that does not answer is no error: the tier holds nothing until it does, says so once through
  * `onWarning`, and keeps trying.
@@ -51,9 +58,10 @@ export type { RemoteTierOptions } from "./remote_options.js";
  */
 export async function openRemoteTier(options: RemoteTierOptions): Promise<RemoteTier> {
   const settings = checkRemoteOptions(options);
-  const { identity, pools, windowBytes } = settings;
+  const { identity, pools } = settings;
   const bytes = identity.groups.map(({ pageBytes }) => stagedBytes(identity.pageSize, pageBytes));
   const largest = Math.max(...bytes);
+  const windowBytes = settings.windowBytes ?? Math.max(LEAST_WINDOW_BYTES, 2 * settings.worker.connections * largest);
   const window = new ByteWindow(windowBytes);
   if (window.capacity < largest) {
     throw new KvasirError(
@@ -116,15 +124,23 @@ export class RemoteTier implements TierDriver {
   async begin(): Promise<void> {
     await this.#link.start();
     const reply = await this.#link.request({ type: "ping" });
-    if (reply.status === "failed") this.#breaker.open(reply.reason);
+    if (reply.failure !== undefined) this.#breaker.open(reply.failure);
+  }
+
+  get #isUsable(): boolean {
+    return this.#closing === undefined && this.#breaker.isClosed;
   }
 
   /** Whether the server is in use; false from when it stopped answering until it answers again. */
   get isConnected(): boolean {
-    return this.#breaker.isClosed;
+    return this.#isUsable;
   }
 
-  /** Most bytes that were in flight at once. */
+  /** Bytes under way, those of aborted calls included, and the most that were at once. */
+  get bytesInFlight(): number {
+    return this.#staging.window.used;
+  }
+
   get peakBytesInFlight(): number {
     return this.#staging.window.peak;
   }
@@ -133,14 +149,14 @@ export class RemoteTier implements TierDriver {
     this.#checkGroup(group);
     const names = this.#requests.names(group, keys);
     const found = new Uint8Array(names.length);
-    await this.#track(() => this.#requests.lookUp(names, found, signal));
+    if (this.#isUsable) await this.#track(() => this.#requests.lookUp(names, found, signal));
     return found;
   }
 
   async load(batch: PageBatch, signal?: AbortSignal): Promise<Uint8Array> {
     const own = this.#copyOf(batch);
     const statuses = new Uint8Array(own.slots.length).fill(FAILED);
-    if (this.#breaker.isClosed) await this.#track(() => this.#requests.load(own, statuses, signal));
+    if (this.#isUsable) await this.#track(() => this.#requests.load(own, statuses, signal));
     const stats = this.#stats;
     for (const status of statuses) {
       if (status === LOADED) {
@@ -155,8 +171,8 @@ export class RemoteTier implements TierDriver {
 
   async store(batch: PageBatch, signal?: AbortSignal): Promise<Uint8Array> {
     const own = this.#copyOf(batch);
-    const statuses = new Uint8Array(own.slots.length).fill(this.#breaker.isClosed ? FAILED : REFUSED);
-    if (this.#breaker.isClosed) await this.#track(() => this.#requests.store(own, statuses, signal));
+    const statuses = new Uint8Array(own.slots.length).fill(this.#isUsable ? FAILED : REFUSED);
+    if (this.#isUsable) await this.#track(() => this.#requests.store(own, statuses, signal));
     const stats = this.#stats;
     for (const status of statuses) {
       if (status === STORED) {
@@ -173,15 +189,15 @@ export class RemoteTier implements TierDriver {
   async remove(group: number, keys: Uint32Array): Promise<void> {
     this.#checkGroup(group);
     const names = this.#requests.names(group, keys);
-    if (names.length === 0 || !this.#breaker.isClosed) return;
+    if (names.length === 0 || !this.#isUsable) return;
     const count = Math.min(this.#stats.pages, await this.#track(() => this.#requests.delete(names)));
     this.#stats.pages -= count;
     this.#stats.bytes -= Math.min(this.#stats.bytes, count * this.#staging.pageBytes(group));
   }
 
   /** Pages and bytes are what this process wrote and did not remove since; what the server has room for is not known. */
-  stats(): TierStats {
-    return { ...this.#stats };
+  stats(): RemoteStats {
+    return { ...this.#stats, copied: this.#requests.copied };
   }
 
   close(): Promise<void> {
@@ -189,10 +205,10 @@ export class RemoteTier implements TierDriver {
     return this.#closing;
   }
 
+  /** Requests under way end by themselves, within their deadlines. */
   async #end(): Promise<void> {
-    this.#breaker.stop();
-    this.#staging.window.dismiss();
     await Promise.allSettled(this.#running);
+    this.#breaker.stop();
     await this.#link.close();
   }
 
@@ -202,7 +218,7 @@ export class RemoteTier implements TierDriver {
     } catch {
       return false; // the next probe tries again
     }
-    return (await this.#link.request({ type: "ping" })).status === "ok";
+    return (await this.#link.request({ type: "ping" })).failure === undefined;
   }
 
   /** Notes what `close` has to wait for. */

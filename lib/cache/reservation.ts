@@ -31,12 +31,14 @@ export function pagesNeeded(
 
 /** Lets pages go that need no copy first, where that makes `need` pages free. Returns how many are. */
 export function freeUp(pool: PagePool, need: number): number {
-  if (pool.numFree + pool.reclaimable(0) < need) return pool.numFree;
-  while (pool.numFree < need) {
-    const page = pool.victim(0, false);
+  if (pool.freeSlots(0) + pool.reclaimable(0) < need) return pool.numFree;
+  while (pool.freeSlots(0) < need) {
+    const victim = pool.victim(0, false);
+    const page = victim === NONE ? pool.blockedVictim(0) : victim;
     if (page === NONE) break;
     pool.dropSlot(page, 0);
   }
+  while (pool.numFreePages < need && pool.forgetCached());
   return pool.numFree;
 }
 

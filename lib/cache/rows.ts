@@ -8,6 +8,35 @@ export const SUSPENDED = 1;
 /** Its pages are kept on the device, or on their way there; its slots are stale. */
 export const RETURNING = 2;
 
+/**
+ * Whether the pages that a row was given back have come. Until they have, what is computed from them is not certain, and nobody else may
+ * find it; forks share the doubt. Where they did not come it stays.
+ */
+export class Arrival {
+  /** Whether they came, those of earlier arrivals of the row too; resolves when it is known. */
+  readonly over: Promise<boolean>;
+  #own: "open" | "came" | "lost" = "open";
+  #tell!: (hasCome: boolean) => void;
+  readonly #before: Arrival | undefined;
+
+  constructor(before?: Arrival) {
+    this.#before = before?.isCertain === true ? undefined : before;
+    const own = new Promise<boolean>((resolve) => {
+      this.#tell = resolve;
+    });
+    this.over = Promise.all([own, this.#before?.over ?? true]).then(([hasCome, hadCome]) => hasCome && hadCome);
+  }
+
+  get isCertain(): boolean {
+    return this.#own === "came" && this.#before?.isCertain !== false;
+  }
+
+  tell(hasCome: boolean): void {
+    this.#own = hasCome ? "came" : "lost";
+    this.#tell(hasCome);
+  }
+}
+
 export class Rows {
   /** Tokens whose keys and values are in the row's pages, -1 for a free row. */
   lengths: Int32Array = new Int32Array(0);
@@ -16,6 +45,8 @@ export class Rows {
   /** RUNNING, SUSPENDED or RETURNING. */
   states: Uint8Array = new Uint8Array(0);
   readonly logs: (TokenLog | undefined)[] = [];
+  /** Absent where all pages are certainly there. */
+  readonly arrivals: (Arrival | undefined)[] = [];
   readonly #free: number[] = [];
 
   /** A row of no tokens; `grow` is told first where there must be more rows. */
@@ -34,6 +65,7 @@ export class Rows {
     this.sealed[row] = 0;
     this.states[row] = RUNNING;
     this.logs[row] = log;
+    this.arrivals[row] = undefined;
     return row;
   }
 
@@ -42,9 +74,19 @@ export class Rows {
     return this.states[row] !== SUSPENDED;
   }
 
+  /** Whether what the row's pages hold is certain, so that others may find it. */
+  isCertain(row: number): boolean {
+    const arrival = this.arrivals[row];
+    if (arrival === undefined) return true;
+    if (!arrival.isCertain) return false;
+    this.arrivals[row] = undefined;
+    return true;
+  }
+
   give(row: number): void {
     this.lengths[row] = -1;
     this.logs[row] = undefined;
+    this.arrivals[row] = undefined;
     this.#free.push(row);
   }
 }

@@ -13,6 +13,7 @@ export type SealedListener = (group: number, keys: Uint32Array, at: number) => v
 
 /** Seals what can be sealed of a row. */
 export function sealRow(groups: readonly CacheGroup[], rows: Rows, row: number, pageSize: number, told?: SealedListener): void {
+  if (!rows.isCertain(row)) return;
   const log = rows.logs[row] as TokenLog;
   const full = Math.floor(Math.min(rows.lengths[row] as number, log.length) / pageSize);
   if (full <= (rows.sealed[row] as number)) return;
@@ -26,7 +27,7 @@ export function sealRow(groups: readonly CacheGroup[], rows: Rows, row: number, 
   }
 }
 
-/** False where the page that has the key is on its way somewhere: another time. */
+/** False where the page that has the key is on its way somewhere, or not on the device while others have ours: another time. */
 function sealEntry({ pool, table }: CacheGroup, row: number, entry: number, log: TokenLog, pageSize: number): boolean {
   const page = table.page(row, entry);
   if (page === NONE || pool.isSealed(page)) return true;
@@ -41,8 +42,13 @@ function sealEntry({ pool, table }: CacheGroup, row: number, entry: number, log:
     return true;
   }
   if (pool.marks(holder) !== 0 || pool.marks(page) !== 0) return false;
+  const isThere = pool.isValid(holder, 0);
+  if (!isThere && (pool.refCount(page) > 1 || pool.useCount(holder) > 0)) return false;
   pool.retain(holder);
-  if (pool.slot(holder, 0) === NONE) pool.moveSlot(page, holder, 0);
+  if (!isThere) {
+    pool.dropSlot(holder, 0); // what a failed copy left
+    pool.moveSlot(page, holder, 0);
+  }
   table.set(row, entry, holder, pool.slot(holder, 0));
   pool.release(page);
   return true;

@@ -1,22 +1,24 @@
 /** `kvasir demo`: the bundled model reads a long text with planted facts and answers questions about them, per cache mode. */
 import { parseArgs } from "node:util";
-import { type Device, loadModel, openDevice } from "../index.js";
+import { type Device, openDevice } from "../index.js";
 import { bundledModel, deviceKind, dtypeOption, integerOption, modelFlags, modelHelp, Progress } from "./common.js";
-import { type CacheMode, cacheModes, selectModes } from "./modes.js";
+import { type CacheMode, modesHelp, selectModes } from "./modes.js";
 import { answerTokens, makeRecall, maxFacts, type RecallPlan, runRecall, usualFacts } from "./recall.js";
+import { openMode, type SwapCounts } from "./swapping.js";
 
 const help = `usage: kvasir demo [options]
 
   --context N      tokens of text in a context; default 8192 on the CPU, 30720 on CUDA
   --questions N    default 64 on the CPU, 112 on CUDA
   --contexts N     texts over which the questions are spread, ${usualFacts} each by default, at most ${maxFacts}
-  --mode LIST      cache modes by commas, or all: ${cacheModes.map(({ name }) => name).join(", ")}; default identity
-  --seed S         of facts and places; default 1
+  --mode LIST      cache modes by commas, or all; default identity
+${modesHelp}  --seed S         of facts and places; default 1
 ${modelHelp}`;
 
 export interface ModeResult {
   name: string;
   questions: number;
+  answers: string[];
   right: number;
   digits: number;
   digitsRight: number;
@@ -24,6 +26,8 @@ export interface ModeResult {
   decodeTokensPerSecond: number;
   kvBytesPerToken: number;
   kvBytesPeak: number;
+  /** Of the modes that swap. */
+  swaps?: SwapCounts;
 }
 
 /** Tokens that a question and its answer may add to a fork. */
@@ -84,25 +88,32 @@ async function runMode(
   dtype: ReturnType<typeof dtypeOption>,
 ): Promise<ModeResult> {
   const cacheTokens = plan.contextTokens + Math.min(maxFacts, plan.questions) * forkTokens;
-  using model = await loadModel(device, directory, { ...dtype, ...mode.options, cacheTokens });
-  const contexts = makeRecall(model, bundledModel(), plan);
-  const bar = new Progress(mode.name, plan.contexts * plan.contextTokens);
-  const score = await runRecall(model, contexts, {
-    onPrefill: (context, tokens) => bar.update(context * plan.contextTokens + tokens),
-  });
-  bar.end();
-  const { bytesPerToken, peakBytes } = model.cache.stats();
-  return {
-    name: mode.name,
-    questions: score.questions,
-    right: score.right,
-    digits: score.digits,
-    digitsRight: score.digitsRight,
-    prefillTokensPerSecond: score.prefillTokens / score.prefillSeconds,
-    decodeTokensPerSecond: score.decodeTokens / score.decodeSeconds,
-    kvBytesPerToken: bytesPerToken,
-    kvBytesPeak: peakBytes,
-  };
+  const { model, swapping, close } = await openMode(device, directory, mode, { ...dtype, cacheTokens });
+  try {
+    const contexts = makeRecall(model, bundledModel(), plan);
+    const bar = new Progress(mode.name, plan.contexts * plan.contextTokens);
+    const score = await runRecall(model, contexts, {
+      onPrefill: (context, tokens) => bar.update(context * plan.contextTokens + tokens),
+      betweenTurns: swapping && ((sequences) => swapping.switchAll(sequences)),
+    });
+    bar.end();
+    const { bytesPerToken, peakBytes } = model.cache.stats();
+    return {
+      name: mode.name,
+      questions: score.questions,
+      answers: score.answers,
+      right: score.right,
+      digits: score.digits,
+      digitsRight: score.digitsRight,
+      prefillTokensPerSecond: score.prefillTokens / score.prefillSeconds,
+      decodeTokensPerSecond: score.decodeTokens / score.decodeSeconds,
+      kvBytesPerToken: bytesPerToken,
+      kvBytesPeak: peakBytes,
+      ...(swapping === undefined ? {} : { swaps: swapping.counts }),
+    };
+  } finally {
+    await close();
+  }
 }
 
 function describe(result: ModeResult): string {
@@ -114,6 +125,14 @@ function describe(result: ModeResult): string {
     `  prefill        ${Math.round(result.prefillTokensPerSecond)} tokens/s`,
     `  decode         ${Math.round(result.decodeTokensPerSecond)} tokens/s`,
     `  KV cache       ${Math.round(result.kvBytesPerToken)} bytes per token, ${(result.kvBytesPeak / 2 ** 20).toFixed(1)} MiB at most`,
+    ...(result.swaps === undefined ? [] : [describeSwaps(result.swaps)]),
     "",
   ].join("\n");
+}
+
+function describeSwaps({ tier, switches, bytesOut, bytesIn, secondsOut, secondsIn }: SwapCounts): string {
+  const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const each = (seconds: number): string => `${((1000 * seconds) / switches).toFixed(1)} ms`;
+  const moved = `${mib(bytesOut)} out, ${mib(bytesIn)} in`;
+  return `  swapped        ${switches} times through ${tier}: ${moved}; ${each(secondsOut)} out and ${each(secondsIn)} in per switch`;
 }

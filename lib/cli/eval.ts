@@ -4,8 +4,9 @@ import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { compareLogits, crossEntropy, type Device, loadModel, type Model, openDevice, type Tensor } from "../index.js";
 import { bundledModel, deviceKind, dtypeOption, integerOption, modelFlags, modelHelp, Progress } from "./common.js";
-import { type CacheMode, cacheModes, selectModes } from "./modes.js";
+import { type CacheMode, modesHelp, selectModes } from "./modes.js";
 import { answerTokens, makeRecall, maxFacts, runRecall } from "./recall.js";
+import { openMode, type OpenMode } from "./swapping.js";
 
 const help = `usage: kvasir eval [options]
 
@@ -14,8 +15,8 @@ Prints one JSON object a line, one for each mode. The text after a cached contex
   --context N      tokens of context; default 8192
   --tail N         tokens scored after it; default 384
   --questions N    recall questions, at most ${maxFacts}; default 12
-  --mode LIST      cache modes by commas, or all: ${cacheModes.map(({ name }) => name).join(", ")}; default identity
-  --seed S         default 1
+  --mode LIST      cache modes by commas, or all; default identity
+${modesHelp}  --seed S         default 1
 ${modelHelp}`;
 
 interface Plan {
@@ -131,10 +132,18 @@ async function evaluateMode(
   dtype: ReturnType<typeof dtypeOption>,
   reference: TextScore,
 ): Promise<object> {
-  using model = await loadModel(device, directory, { ...dtype, ...mode.options, cacheTokens: cacheTokens(plan) });
-  const { stream } = model;
+  const open = await openMode(device, directory, mode, { ...dtype, cacheTokens: cacheTokens(plan) });
+  try {
+    return await evaluateOpen(open, mode.name, plan, reference);
+  } finally {
+    await open.close();
+  }
+}
+
+async function evaluateOpen({ model, swapping }: OpenMode, name: string, plan: Plan, reference: TextScore): Promise<object> {
+  const { device, stream } = model;
   const tokens = textTokens(model, plan);
-  const bar = new Progress(mode.name, 2 * plan.contextTokens);
+  const bar = new Progress(name, 2 * plan.contextTokens);
   let nll: number;
   let meanKl: number;
   let agreement: number;
@@ -142,6 +151,7 @@ async function evaluateMode(
     using context = model.createSequence();
     const read = { sequence: context, tokens: tokens.slice(0, plan.contextTokens) };
     (await model.prefill([read], { onProgress: (done) => bar.update(done) })).dispose();
+    await swapping?.switchAll([context]);
     using fork = context.fork();
     const tail = await scoreTail(model, fork, tokens.slice(plan.contextTokens), 0);
     using logits = tail.logits;
@@ -159,10 +169,13 @@ async function evaluateMode(
     questions: plan.questions,
     seed: plan.seed,
   });
-  const recall = await runRecall(model, contexts, { onPrefill: (_, done) => bar.update(plan.contextTokens + done) });
+  const recall = await runRecall(model, contexts, {
+    onPrefill: (_, done) => bar.update(plan.contextTokens + done),
+    betweenTurns: swapping && ((sequences) => swapping.switchAll(sequences)),
+  });
   bar.end();
   return {
-    mode: mode.name,
+    mode: name,
     questions: recall.questions,
     right: recall.right,
     digits: recall.digits,

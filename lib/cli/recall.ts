@@ -107,6 +107,8 @@ function makeContext(
 
 export interface RecallScore {
   questions: number;
+  /** What was answered, question by question. */
+  answers: string[];
   right: number;
   digits: number;
   digitsRight: number;
@@ -119,12 +121,15 @@ export interface RecallScore {
 export interface RecallHooks {
   signal?: AbortSignal | undefined;
   onPrefill?: (contextIndex: number, tokens: number) => void;
+  /** Called with all sequences, none of them at work: before each question is put, and before the answers. The context comes first. */
+  betweenTurns?: ((sequences: readonly Sequence[]) => Promise<void>) | undefined;
 }
 
 /** Asks every question on a fork of its context, all of a context in one batch, with greedy answers. */
 export async function runRecall(model: Model, contexts: readonly RecallContext[], hooks: RecallHooks = {}): Promise<RecallScore> {
   const score: RecallScore = {
     questions: 0,
+    answers: [],
     right: 0,
     digits: 0,
     digitsRight: 0,
@@ -144,11 +149,16 @@ export async function runRecall(model: Model, contexts: readonly RecallContext[]
     logits.dispose();
     score.prefillTokens += tokens.length;
     score.prefillSeconds += (performance.now() - started) / 1000;
-    const forks = questions.map(() => context.fork());
+    const forks: Sequence[] = [];
     try {
+      for (const _ of questions) {
+        await hooks.betweenTurns?.([context, ...forks]);
+        forks.push(context.fork());
+      }
       using first = await model.prefill(
         questions.map((question, i) => ({ sequence: forks[i] as Sequence, tokens: question.tokens })),
       );
+      await hooks.betweenTurns?.([context, ...forks]);
       const answers = await answer(model, forks, first, score);
       questions.forEach((question, i) => {
         count(score, question.answer, answers[i] ?? "");
@@ -184,6 +194,7 @@ async function answer(model: Model, forks: readonly Sequence[], first: Tensor, s
 function count(score: RecallScore, expected: string, text: string): void {
   const digits = text.replaceAll(/\D/g, "");
   score.questions++;
+  score.answers.push(text);
   score.digits += expected.length;
   if (digits === expected) score.right++;
   [...expected].forEach((digit, i) => {

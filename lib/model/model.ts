@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { CacheTiers } from "../cache/cache_tiers.js";
 import { DevicePageStore } from "../cache/device_store.js";
+import { evictionPolicy } from "../cache/eviction_policies.js";
 import { KvCache } from "../cache/kv_cache.js";
 import type { LayerGroup } from "../cache/page_format.js";
 import type { Sequence } from "../cache/sequence.js";
@@ -210,7 +211,9 @@ export class Model implements Disposable {
     const { hostPages, farPages } = tierSizes(options.tiers, groups, pageSize);
     const storeRotated = options.storeRotated ?? true;
     this.store = new DevicePageStore(device, this.stream, groups, pageSize, maxPages);
-    this.cache = new KvCache({ groups, pageSize, maxPages, hostPages, farPages, storeRotated }, this.store);
+    const policy = evictionPolicy(options.tiers?.policy ?? "lru");
+    const pages = { maxPages, hostPages, farPages, policies: [policy, policy] };
+    this.cache = new KvCache({ groups, pageSize, storeRotated, ...pages }, this.store);
     this.#tokenizer = tokenizer;
     this.#weights = weights;
     this.#transformer = new Transformer(

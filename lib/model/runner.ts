@@ -7,9 +7,6 @@ import { checkTokens, enqueuePass, type PassHooks, type PassPiece } from "./pass
 import { RunningBatch } from "./running_batch.js";
 import type { Transformer } from "./transformer.js";
 
-/** On CUDA, at most so many tokens of a sequence in a pass add their keys up in another order than more of them do. */
-const splitTokens = 16;
-
 export class Runner {
   readonly #transformer: Transformer;
   readonly #stream: Stream;
@@ -24,15 +21,6 @@ export class Runner {
   /** Most tokens of one pass, and most members of a batch. */
   get passTokens(): number {
     return this.#transformer.maxRows;
-  }
-
-  /**
-   * Fewest tokens of a sequence in one pass from which on its results are the same bits however a text is cut into passes. Shorter pieces
-   * and decode steps have to be repeated as they were where the same bits are wanted. 1 where that holds for all, or is not promised.
-   */
-  get steadyPieceTokens(): number {
-    const { batchInvariant, device } = this.#transformer.parts;
-    return batchInvariant && device.backend === "cuda" ? splitTokens + 1 : 1;
   }
 
   /** @throws ERR_KVASIR_INVALID_ARGUMENT for tokens outside the vocabulary, or none */

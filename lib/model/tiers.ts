@@ -2,6 +2,7 @@
 import { CacheTiers } from "../cache/cache_tiers.js";
 import { DeviceMover } from "../cache/device_mover.js";
 import type { DevicePageStore } from "../cache/device_store.js";
+import type { PolicyName } from "../cache/eviction_policies.js";
 import { type DiskTierOptions, openDiskTier } from "../cache/disk_tier.js";
 import type { KvCache } from "../cache/kv_cache.js";
 import { identityFormat, type LayerGroup, type PageFormat } from "../cache/page_format.js";
@@ -14,6 +15,7 @@ import { allocateHostTensor } from "../host_tensor.js";
 import { checkInteger, checkOptions } from "../options.js";
 import type { Stream } from "../stream.js";
 import type { Tensor } from "../tensor.js";
+import { measureTransferPaths } from "../transfer_paths.js";
 
 export interface TierOptions {
   /** A pool of host memory, page-locked for a GPU, that pages leave the device for. */
@@ -22,6 +24,8 @@ export interface TierOptions {
   disk?: Pick<DiskTierOptions, "path" | "maxBytes" | "engine" | "onMismatch" | "sync"> | undefined;
   /** A Redis or Valkey server that several processes share. */
   remote?: Omit<RemoteTierOptions, "identity" | "pools"> | undefined;
+  /** Which pages leave the device and the host pool first; default "lru". */
+  policy?: PolicyName | undefined;
   /** Whether pages that nobody refers to go to disk or store only at their second use; default true. */
   admitAtSecondUse?: boolean | undefined;
   /** What tells the weights apart in stores that outlive the process; default a digest of the checkpoint. */
@@ -40,7 +44,7 @@ const mostFarPages = 1 << 22;
 /** @throws ERR_KVASIR_UNKNOWN_OPTION, ERR_KVASIR_INVALID_ARGUMENT */
 export function tierSizes(options: TierOptions | undefined, groups: readonly LayerGroup[], pageSize: number): TierSizes {
   if (options === undefined) return { hostPages: 0, farPages: 0 };
-  checkOptions("tiers", options, ["host", "disk", "remote", "admitAtSecondUse", "modelId"]);
+  checkOptions("tiers", options, ["host", "disk", "remote", "policy", "admitAtSecondUse", "modelId"]);
   const pageBytes = groups.reduce((sum, group) => sum + identityFormat(group, pageSize).pageBytes, 0);
   const hostBytes = checkInteger("tiers.host.bytes", options.host?.bytes ?? 0, 0);
   const hostPages = Math.floor(hostBytes / pageBytes);
@@ -102,8 +106,15 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     await free();
     throw error;
   }
+  if (device !== host && hostPages.length > 0) await measureTransferPaths(device, host);
   const mover = new DeviceMover({ device, stream, formats, devicePages, hostPages });
-  const tiers = new CacheTiers({ cache, mover, drivers, admitAtSecondUse: options.admitAtSecondUse });
+  const tiers = new CacheTiers({
+    cache,
+    mover,
+    drivers,
+    admitAtSecondUse: options.admitAtSecondUse,
+    isOnGpu: device.backend === "cuda",
+  });
   const close = async (): Promise<void> => {
     await tiers.idle();
     mover.dispose();

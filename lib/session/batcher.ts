@@ -59,7 +59,8 @@ export class Batcher {
   note(session: SessionState): void {
     const to = Math.min(session.sequence.length, session.context.settled);
     if (to <= session.noted) return;
-    this.#floor.store.noteTokens(session.sequence, session.noted, session.context.slice(session.noted, to));
+    const { context, sequence, noted } = session;
+    this.#floor.store.noteTokens(sequence, noted, context.slice(noted, to));
     session.noted = to;
   }
 
@@ -74,7 +75,7 @@ export class Batcher {
       if (request.phase !== "reading") continue;
       const { context, sequence, computed } = request.session;
       const from = sequence.length;
-      const count = context.nextPiece(from, budget);
+      const count = Math.min(budget, context.settled - from);
       if (count === 0) continue;
       const isLast = from + count === context.settled;
       const sampling = isLast && request.wantsFirst ? request.wish?.sampling : undefined;

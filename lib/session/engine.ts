@@ -28,8 +28,6 @@ export interface Engine {
   readonly cache: KvCache;
   /** Most tokens of a pass, and most members of a batch. */
   readonly passTokens: number;
-  /** Fewest tokens of a piece whose results do not depend on how a text is cut; 1 where that holds for all. */
-  readonly steadyPieceTokens: number;
   /** An empty sequence that shares pages with those of the same salt. */
   createSequence(salt: string | undefined): Sequence;
   /** Enqueues a pass. `beforeLayer` lets its stream wait for a layer's pages. */
@@ -45,7 +43,6 @@ export interface Engine {
 export class ModelEngine implements Engine {
   readonly cache: KvCache;
   readonly passTokens: number;
-  readonly steadyPieceTokens: number;
   readonly #model: Model;
   readonly #batch: RunningBatch;
 
@@ -54,7 +51,6 @@ export class ModelEngine implements Engine {
     this.#batch = model.runner.createBatch();
     this.cache = model.cache;
     this.passTokens = model.runner.passTokens;
-    this.steadyPieceTokens = model.runner.steadyPieceTokens;
   }
 
   createSequence(salt: string | undefined): Sequence {

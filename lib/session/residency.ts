@@ -207,7 +207,7 @@ export class Residency {
     } else await this.#resume(request, store.resume(sequence, { signal }));
     if (request.isFirstLoad) request.cachedTokens = Math.min(sequence.length, request.mark.settled);
     request.isFirstLoad = false;
-    if (request.ending === undefined) this.#cut(session, context.restart(Math.min(sequence.length, target)));
+    if (request.ending === undefined) this.#cut(session, Math.min(sequence.length, target));
   }
 
   /** Waits for the copy, or, where nothing else runs that it would hold up, only until a pass can start under it. */
@@ -237,13 +237,13 @@ export class Residency {
     this.#parts.cache.reserve([session.sequence.row], [unread]);
   }
 
-  /** Drops the session's last `pages` pages, or a few more: it must be possible to go on from there with the same results. */
+  /** Drops the session's last `pages` pages. */
   #shorten(session: SessionState, pages: number): void {
     const { cache } = this.#parts;
     const { sequence, context } = session;
     const entries = Math.ceil(sequence.length / cache.pageSize);
     const length = Math.max(0, entries - Math.max(1, pages)) * cache.pageSize;
-    this.#cut(session, context.restart(Math.min(length, context.settled)));
+    this.#cut(session, Math.min(length, context.settled));
   }
 
   /** Truncates the session's pages; reserved ones go too. */

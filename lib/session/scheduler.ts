@@ -101,7 +101,7 @@ export class Scheduler implements AsyncDisposable {
     const loopOptions = checkedOptions(options);
     const base = schedulerBase(model, options);
     loopOptions.clock = base.clock ?? loopOptions.clock;
-    checkPasses(base.engine, loopOptions);
+    loopOptions.maxBatch = Math.min(loopOptions.maxBatch, base.engine.passTokens);
     this.#base = base;
     this.#loop = new Loop(base.engine, base.store, loopOptions);
     this.#parts = {
@@ -206,15 +206,4 @@ function checkedOptions(options: SchedulerOptions): LoopOptions {
     rates,
     clock: () => performance.now(),
   };
-}
-
-/** Where results depend on how a text is cut, passes must have room for pieces that are long enough. */
-function checkPasses(engine: Engine, options: LoopOptions): void {
-  options.maxBatch = Math.min(options.maxBatch, engine.passTokens);
-  const least = engine.steadyPieceTokens > 1 ? 2 * engine.steadyPieceTokens : 1;
-  if (engine.passTokens < least) {
-    const message = `chunkTokens of the model is ${engine.passTokens}, expected at least ${least} with batchInvariant on this device`;
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", message);
-  }
-  checkInteger("prefillTokens", options.prefillTokens, least);
 }

@@ -53,7 +53,7 @@ export class Session implements AsyncDisposable {
     this.#loop = parts.loop;
     this.#options = options;
     this.#state = {
-      context: from?.context ?? new Context(parts.engine.steadyPieceTokens),
+      context: from?.context ?? new Context(),
       sequence: from?.sequence ?? parts.engine.createSequence(options.salt),
       priority: options.priority ?? 0,
       request: undefined,

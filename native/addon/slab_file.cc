@@ -88,7 +88,7 @@ void SlabFile::open() {
 }
 
 void SlabFile::open_file() {
-  constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+  constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC;
 #ifdef O_DIRECT
   if (!options_.refuses_direct) file_ = ::open(options_.path.c_str(), kFlags | O_DIRECT, 0600);
   is_direct_ = file_ >= 0;

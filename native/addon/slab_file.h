@@ -1,10 +1,8 @@
 // The file of a disk tier: opening and locking it, its header, its room, and what its index says. Everything here may wait for
 // the disk, and is called by the driver's thread alone.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "io_faults.h"

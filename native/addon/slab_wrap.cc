@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "../core/dtype.h"
 #include "slab_driver.h"
@@ -20,17 +22,49 @@ struct PagePool {
   uint64_t page_bytes = 0;
 };
 
+// Tells the storages of pools how far batches are: memory that is disposed stays until those that were begun are done. They end
+// in any order; the fence passes a number once all batches up to it have.
+class BatchFence {
+ public:
+  explicit BatchFence(FlagSlabs& flags) : fence_(std::make_shared<Fence>()) {
+    fence_->cell = flags.create();
+    begun_ = passed_ = fence_->cell->value();
+  }
+  uint64_t begin(Storage& storage) {
+    storage.uses.touch(fence_, ++begun_);
+    return begun_;
+  }
+  // From any thread.
+  void end(uint64_t number) {
+    const std::lock_guard lock(lock_);
+    early_.insert(number);
+    while (early_.erase(passed_ + 1) > 0) ++passed_;
+    fence_->cell->store(passed_);
+  }
+
+ private:
+  const std::shared_ptr<Fence> fence_;
+  uint64_t begun_ = 0;  // JavaScript thread
+  std::mutex lock_;
+  std::unordered_set<uint64_t> early_;  // these two guarded by lock_
+  uint64_t passed_ = 0;
+};
+
 struct SlabWrap : Wrapped, Ending {
   static constexpr Kind kKind = Kind::slab;
   static constexpr char kName[] = "slab file";
   SlabWrap(std::shared_ptr<Bindings> b, SlabOptions options, std::vector<PagePool> p)
-      : Wrapped(kKind, std::move(b)), pools(std::move(p)), driver(std::make_unique<SlabDriver>(std::move(options))) {
+      : Wrapped(kKind, std::move(b)),
+        pools(std::move(p)),
+        fence(std::make_shared<BatchFence>(bindings->native->flags)),
+        driver(std::make_unique<SlabDriver>(std::move(options))) {
     bindings->native->endings.insert(this);
   }
   ~SlabWrap() override { bindings->native->endings.erase(this); }
   void end() override { driver.reset(); }
 
   const std::vector<PagePool> pools;
+  const std::shared_ptr<BatchFence> fence;
   std::unique_ptr<SlabDriver> driver;  // null once the environment goes down
   std::unordered_map<int64_t, std::weak_ptr<PageBatch>> batches;
   SlabDriver::Opened opened;
@@ -156,14 +190,16 @@ void locate_pages(const PagePool& pool, const Words& slots, PageBatch& batch) {
   }
 }
 
-// Hands a batch to the driver. The device of its memory does not close before it is done.
+// Hands a batch to the driver. Its memory stays, and the device of it does not close, before it is done.
 napi_value start(SlabWrap& self, Call& call, SlabDriver& driver, const std::shared_ptr<PageBatch>& batch) {
   const napi_value array = status_array(call, batch->count(), batch->statuses);
   Completion* completion = pending(call, array);
   const napi_value promise = call.bindings.completions.promise(*completion);
-  Device* device = self.pools[batch->group].storage->device().get();
+  Storage& storage = *self.pools[batch->group].storage;
+  Device* device = storage.device().get();
   device->hold_open();
-  batch->done = [device, completion] {
+  batch->done = [device, fence = self.fence, number = self.fence->begin(storage), completion] {
+    fence->end(number);
     device->let_close();
     post(completion);
   };

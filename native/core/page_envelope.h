@@ -6,7 +6,7 @@
 //   80 payload CRC-32C u32            84 layer group u32    88 token ids, i32 x page size (-1 behind the last token)
 //   zeros; in the header's last four bytes the CRC-32C of all before them
 //
-// The header is rounded to 64 bytes (352 for 64 tokens, 1152 for 256), so that it fits before a payload in a message; a store
+// The header is rounded to 64 bytes (384 for 64 tokens, 1152 for 256), so that it fits before a payload in a message; a store
 // that wants the payload aligned pads it.
 #pragma once
 #include <cstddef>

@@ -1,19 +1,37 @@
 /** The commands, on every backend: what they print, and what they say when asked wrongly. */
-import { afterEach, beforeEach, describe, expect, type MockInstance, test, vi } from "vitest";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, type MockInstance, test, vi } from "vitest";
 import { runBench } from "../../bench/main.js";
 import { runReport } from "../../bench/report.js";
+import { bundledModel } from "../../lib/cli/common.js";
 import { demo } from "../../lib/cli/demo.js";
 import { doctor } from "../../lib/cli/doctor.js";
 import { evaluate } from "../../lib/cli/eval.js";
 import { generateCommand } from "../../lib/cli/generate.js";
+import { type CacheMode, selectModes } from "../../lib/cli/modes.js";
+import { openMode, type Swapping } from "../../lib/cli/swapping.js";
 import { eachBackend } from "../device.js";
 import { expectRejection } from "../expect_error.js";
 
 let stdout: MockInstance;
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "kvasir-cli-"));
+  vi.stubEnv("TMPDIR", folder);
+});
+afterAll(() => {
+  vi.unstubAllEnvs();
+  rmSync(folder, { recursive: true, force: true });
+});
 beforeEach(() => {
   stdout = vi.spyOn(process.stdout, "write").mockReturnValue(true);
 });
 afterEach(() => stdout.mockRestore());
+
+/** Slab files that a command left behind. */
+const leftovers = (): string[] => readdirSync(folder);
 
 const printed = (): string => stdout.mock.calls.map(([text]) => String(text)).join("");
 
@@ -39,16 +57,18 @@ test.each([
   expect(printed().startsWith(`usage: kvasir ${name} `)).toBe(true);
 });
 
-eachBackend(({ backend }) => {
-  const device = ["--device", backend];
+eachBackend((device) => {
+  const { backend } = device;
+  const onDevice = ["--device", backend];
 
   test("demo answers questions and counts", async () => {
-    expect(await demo([...device, "--context", "1024", "--questions", "6", "--contexts", "2", "--mode", "all", "--json"])).toBe(
+    expect(await demo([...onDevice, "--context", "1024", "--questions", "6", "--contexts", "2", "--mode", "all", "--json"])).toBe(
       0,
     );
     const result = JSON.parse(printed());
     expect(result).toMatchObject({ backend, contextTokens: 1024 });
-    expect(result.modes.map(({ name }: { name: string }) => name)).toEqual(["identity", "identity-pre-rope"]);
+    const names = ["identity", "identity-pre-rope", "swap-ddr", "swap-disk"];
+    expect(result.modes.map(({ name }: { name: string }) => name)).toEqual(names);
     for (const mode of result.modes) {
       expect(mode).toMatchObject({ questions: 6, digits: 30 });
       expect(mode.digitsRight).toBeGreaterThanOrEqual(27);
@@ -59,10 +79,44 @@ eachBackend(({ backend }) => {
       expect(mode.prefillTokensPerSecond).toBeGreaterThan(0);
       expect(mode.decodeTokensPerSecond).toBeGreaterThan(0);
     }
+    const [identity, , ...swapping] = result.modes;
+    expect(identity.swaps).toBeUndefined();
+    expect(identity.answers.length).toBe(6);
+    for (const { answers, swaps, kvBytesPerToken } of swapping) {
+      expect(answers).toEqual(identity.answers);
+      // Before each question and before each context's answers, all of a context comes back, or nearly so.
+      expect(swaps.switches).toBe(6 + 2);
+      expect(swaps.bytesOut).toBeGreaterThan(2 * 900 * kvBytesPerToken);
+      expect(swaps.bytesIn).toBeGreaterThan(8 * 700 * kvBytesPerToken);
+      expect(swaps.secondsOut).toBeGreaterThan(0);
+      expect(swaps.secondsIn).toBeGreaterThan(0);
+    }
+    expect(swapping.map(({ swaps }: { swaps: { tier: string } }) => swaps.tier)).toEqual(["ddr", "disk"]);
+    expect(leftovers()).toEqual([]);
+  });
+
+  test.each(["swap-ddr", "swap-disk"])("%s fails where a sequence stays on the device", async (name) => {
+    const [mode] = selectModes(name);
+    const { model, swapping, close } = await openMode(device, bundledModel(), mode as CacheMode, { cacheTokens: 512 });
+    try {
+      using sequence = model.createSequence();
+      (await model.prefill([{ sequence, tokens: model.encodePrompt("Call me Ishmael. ".repeat(30), true) }])).dispose();
+      await (swapping as Swapping).switchAll([sequence]);
+      using running = sequence.fork();
+      await expectRejection(
+        "ERR_KVASIR_INTERNAL",
+        [/pages that left the device are 0, expected/],
+        (swapping as Swapping).switchAll([sequence]),
+      );
+      running.dispose();
+    } finally {
+      await close();
+    }
+    expect(leftovers()).toEqual([]);
   });
 
   test("eval compares a mode with the exact cache", async () => {
-    expect(await evaluate([...device, "--context", "512", "--tail", "100", "--questions", "3"])).toBe(0);
+    expect(await evaluate([...onDevice, "--context", "512", "--tail", "100", "--questions", "3"])).toBe(0);
     const result = JSON.parse(printed());
     expect(result).toMatchObject({ backend, model: "model", contextTokens: 512, mode: "identity", questions: 3, digits: 15 });
     expect(result.meanNll).toBeGreaterThan(2);
@@ -73,7 +127,7 @@ eachBackend(({ backend }) => {
   });
 
   test("generate streams text", async () => {
-    expect(await generateCommand([...device, "--max-tokens", "12", "--json", "Call", "me"])).toBe(0);
+    expect(await generateCommand([...onDevice, "--max-tokens", "12", "--json", "Call", "me"])).toBe(0);
     const { tokens, text, promptTokens } = JSON.parse(printed());
     expect([tokens, promptTokens > 2, text.length > 12]).toEqual([12, true, true]);
   });

@@ -72,6 +72,25 @@ eachBackend((device) => {
       model.cache.checkIntegrity();
     });
 
+    test("goes on with the same draws in another batch that is told their number", async () => {
+      const sampling = [{ temperature: 1, seed: 11 }];
+      using sequence = model.createSequence();
+      using first = await model.prefill([{ sequence, tokens: ids.slice(0, 40) }]);
+      using batch = model.decode([sequence], sampling);
+      const made = [(await batch.start(first))[0] as number];
+      while (made.length < 12) made.push((await batch.step())[0] as number);
+      const resumed = async (draws?: number[]): Promise<number[]> => {
+        sequence.truncate(40 + 5);
+        using other = model.decode([sequence], sampling);
+        other.startFrom([made[5] as number], draws);
+        const tokens: number[] = [];
+        while (tokens.length < 6) tokens.push((await other.step())[0] as number);
+        return tokens;
+      };
+      expect(await resumed([5])).toEqual(made.slice(6));
+      expect(await resumed()).not.toEqual(made.slice(6));
+    });
+
     test("refuses options that it does not know", () => {
       using sequence = model.createSequence();
       expectError("ERR_KVASIR_UNKNOWN_OPTION", [/record; did you mean recorded\?/], () =>

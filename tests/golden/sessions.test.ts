@@ -1,69 +1,13 @@
 /** Sessions on the bundled model, more of them than its cache holds: everyone gets the tokens of an uncontended run, and nothing is left over. */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import {
-  type Device,
-  loadModel,
-  type Model,
-  randomModel,
-  Scheduler,
-  type SchedulerOptions,
-  type Session,
-} from "../../lib/index.js";
+import { type Model, randomModel, type Session } from "../../lib/index.js";
 import { eachBackend } from "../device.js";
 import { expectError, expectRejection } from "../expect_error.js";
 import { randomFrom } from "../property/session_script.js";
-import { golden, modelFolder } from "./golden.js";
-
-/** Pages of 16 tokens; the model keeps 32 more than these tokens take. */
-const pageSize = 16;
-const sparePages = 32;
-
-const exactModel = (device: Device, pages: number): Promise<Model> =>
-  loadModel(device, modelFolder, {
-    batchInvariant: true,
-    cacheTokens: (pages - sparePages) * pageSize,
-    pageSize,
-    chunkTokens: 256,
-  });
-
-interface Plan {
-  text: number[];
-  questions: { tokens: number[]; maxTokens: number; temperature: number; seed: number }[];
-}
-
-/** Conversations of two turns over different parts of a text, half of them greedy. */
-function plans(ids: readonly number[], count: number, maxTokens: number): Plan[] {
-  return Array.from({ length: count }, (_, i) => ({
-    text: ids.slice(20 * i, 20 * i + 150 + 37 * (i % 4)),
-    questions: [0, 1].map((turn) => ({
-      tokens: ids.slice(500 + 31 * i + turn, 500 + 31 * i + turn + 5 + 9 * ((i + turn) % 3)),
-      maxTokens: maxTokens - i,
-      temperature: i % 2,
-      seed: i,
-    })),
-  }));
-}
-
-async function converse(session: Session, plan: Plan, thinkMs: number): Promise<number[][]> {
-  await session.prefill(plan.text);
-  const answers: number[][] = [];
-  for (const { tokens, ...options } of plan.questions) {
-    answers.push((await session.ask(tokens, { ...options, stopTokens: [] }).result).tokens);
-    if (thinkMs > 0) await new Promise((resolve) => setTimeout(resolve, thinkMs));
-  }
-  return answers;
-}
-
-async function withScheduler<T>(model: Model, options: SchedulerOptions, body: (scheduler: Scheduler) => Promise<T>): Promise<T> {
-  const scheduler = new Scheduler(model, options);
-  try {
-    return await body(scheduler);
-  } finally {
-    await scheduler.close();
-    model.cache.checkIntegrity();
-    expect(model.cache.stats().usedBytes, "bytes left").toBe(0);
-  }
-}
+import { golden } from "./golden.js";
+import { conversedAlone, converse, exactModel, pageSize, type Plan, plans, withScheduler } from "./session_runs.js";
 
 eachBackend((device) => {
   let large: Model;
@@ -74,12 +18,7 @@ eachBackend((device) => {
   });
   afterAll(() => large.dispose());
 
-  /** Answers of each conversation alone on a large cache. */
-  const alone = async (of: readonly Plan[]): Promise<number[][][]> => {
-    const answers: number[][][] = [];
-    for (const plan of of) answers.push(await withScheduler(large, {}, (scheduler) => converse(scheduler.open(), plan, 0)));
-    return answers;
-  };
+  const alone = (of: readonly Plan[]): Promise<number[][][]> => conversedAlone(large, of);
 
   describe("sessions of a model", () => {
     test("say what `generate` says", async () => {
@@ -99,14 +38,17 @@ eachBackend((device) => {
     });
 
     test("get the tokens of an uncontended run where pages run out again and again", async () => {
-      const of = plans(ids, 8, 60);
-      // The largest conversation takes 26 pages: 2 of 8 fit, and grow until they do not.
-      using small = await exactModel(device, 44);
+      const of = plans(ids, 6, 40).map((plan) => ({ ...plan, text: plan.text.slice(0, 40) }));
+      // Each starts with 4 or 5 pages and ends with about 9; the cache's other sequence leaves 14.
+      using small = await exactModel(device, 33);
+      using other = small.createSequence();
+      other.reserve(19 * pageSize);
       const { answers, stats } = await withScheduler(
         small,
         { growthPages: 0, watermark: 0, prefillTokens: 64 },
         async (scheduler) => {
           const answers = await Promise.all(of.map((plan, i) => converse(scheduler.open(), plan, i)));
+          other.dispose();
           return { answers, stats: scheduler.stats() };
         },
       );
@@ -116,7 +58,7 @@ eachBackend((device) => {
     });
 
     test("get the tokens of an uncontended run in batches whose members and kinds change", async () => {
-      const of = plans(ids, 12, 40);
+      const of = plans(ids, 8, 24);
       const { answers, stats } = await withScheduler(large, { prefillTokens: 48 }, async (scheduler) => {
         const answers = await Promise.all(of.map((plan, i) => converse(scheduler.open(), plan, 7 * (i % 5))));
         return { answers, stats: scheduler.stats() };
@@ -228,6 +170,20 @@ eachBackend((device) => {
     });
   });
 
+  describe("the example of forty sessions", () => {
+    test("in small gives everyone the answers of a run alone, and says what it took", () => {
+      const script = fileURLToPath(new URL("../../examples/forty_sessions.mjs", import.meta.url));
+      const size = ["--sessions", "6", "--tokens", "320", "--held", "2", "--questions", "1", "--think", "100", "--page", "16"];
+      const run = spawnSync(process.execPath, [script, ...size, "--device", device.backend, "--json"], { encoding: "utf8" });
+      expect(run.stderr).toBe("");
+      const result = JSON.parse(run.stdout) as Record<string, number> & { hitRates: Record<string, number> };
+      expect(result).toMatchObject({ sessions: 6, questions: 12, same: 12, right: result.rightAlone });
+      expect(result.right).toBeGreaterThanOrEqual(10);
+      expect(result.mostPreemptions).toBeLessThanOrEqual(4);
+      expect(Object.values(result.hitRates).reduce((sum, rate) => sum + rate, 0)).toBeCloseTo(1, 9);
+    });
+  });
+
   describe("small sessions at 2 to 10 times the pages that there are", () => {
     const config = {
       architectures: ["LlamaForCausalLM"],
@@ -254,84 +210,6 @@ eachBackend((device) => {
         expect(results.every(({ finish }) => finish === "length")).toBe(true);
         expect(Math.max(...results.map(({ preemptions }) => preemptions))).toBeLessThanOrEqual(4);
       });
-    });
-  });
-
-  describe("refuses", () => {
-    test("what can never fit, naming need and pool", async () => {
-      await withScheduler(large, {}, async (scheduler) => {
-        const session = scheduler.open();
-        expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 501 pages for 8009 tokens but the device holds 400/], () =>
-          session.ask(ids.slice(0, 10), { maxTokens: 8000 }),
-        );
-        expect(session.length).toBe(0);
-        await session.prefill(ids.slice(0, 5));
-      });
-    });
-
-    test("what finds no room beside the cache's other sequences", async () => {
-      using other = large.createSequence();
-      other.reserve(398 * pageSize);
-      const scheduler = new Scheduler(large);
-      const session = scheduler.open();
-      await expectRejection(
-        "ERR_KVASIR_OUT_OF_PAGES",
-        [/Need 7 pages but only 2 of 400 can be freed/],
-        session.ask(ids.slice(0, 100), { maxTokens: 3 }).result,
-      );
-      other.truncate(0);
-      expect((await session.ask(ids.slice(0, 100), { maxTokens: 3, stopTokens: [] }).result).tokens.length).toBe(3);
-      await scheduler.close();
-    });
-
-    test("two requests of a session at a time, and forks meanwhile", async () => {
-      await withScheduler(large, {}, async (scheduler) => {
-        const session = scheduler.open();
-        const reading = session.prefill(ids.slice(0, 20));
-        expectError("ERR_KVASIR_INVALID_ARGUMENT", [/ask while the session's last request is unfinished/], () =>
-          session.ask([1]),
-        );
-        expectError("ERR_KVASIR_INVALID_ARGUMENT", [/fork while/], () => session.fork());
-        await reading;
-        session.fork();
-      });
-    });
-
-    test.each([
-      [{ maxToken: 1 }, "ERR_KVASIR_UNKNOWN_OPTION", /maxToken; did you mean maxTokens\?/],
-      [{ maxTokens: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /maxTokens is 0/],
-      [{ temperature: -1 }, "ERR_KVASIR_INVALID_ARGUMENT", /temperature is -1/],
-      [{ priority: 0.5 }, "ERR_KVASIR_INVALID_ARGUMENT", /priority is 0.5/],
-    ] as const)("ask with %j", async (options, code, message) => {
-      await withScheduler(large, {}, async (scheduler) => {
-        const session = scheduler.open();
-        expectError(code, [message], () => session.ask([1, 2], options as object));
-        expect(session.isBusy).toBe(false);
-      });
-    });
-
-    test("tokens outside the vocabulary, and none", async () => {
-      await withScheduler(large, {}, async (scheduler) => {
-        const session = scheduler.open();
-        expectError("ERR_KVASIR_INVALID_ARGUMENT", [/tokens\[1\] is 4096/], () => session.ask([1, 4096]));
-        expectError("ERR_KVASIR_INVALID_ARGUMENT", [/tokens is empty/], () => session.ask([]));
-        await expectRejection("ERR_KVASIR_INVALID_ARGUMENT", [/tokens is empty/], session.prefill([]));
-      });
-    });
-
-    test.each([
-      [{ batch: 1 }, "ERR_KVASIR_UNKNOWN_OPTION", /Scheduler has no option batch/],
-      [{ maxBatch: 0 }, "ERR_KVASIR_INVALID_ARGUMENT", /maxBatch is 0/],
-      [{ watermark: 1 }, "ERR_KVASIR_INVALID_ARGUMENT", /watermark is 1/],
-      [{ rates: { prefillTokens: 0 } }, "ERR_KVASIR_INVALID_ARGUMENT", /rates.prefillTokens is 0/],
-    ] as const)("a scheduler with %j", (options, code, message) => {
-      expectError(code, [message], () => new Scheduler(large, options as object));
-    });
-
-    test("sessions of a closed scheduler", async () => {
-      const scheduler = new Scheduler(large);
-      await scheduler.close();
-      expectError("ERR_KVASIR_DISPOSED", [/Scheduler was closed/], () => scheduler.open());
     });
   });
 });

@@ -3,8 +3,17 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type CacheTiers, type Device, loadModel, type Model, type ModelOptions, type Sequence } from "../../lib/index.js";
+import {
+  type CacheTiers,
+  type Device,
+  type KvEvent,
+  loadModel,
+  type Model,
+  type ModelOptions,
+  type Sequence,
+} from "../../lib/index.js";
 import { eachBackend } from "../device.js";
+import { onRedis, RedisServer } from "../redis_server.js";
 import { golden, modelFolder } from "./golden.js";
 
 const pageBytesOf = ({ cache }: Model): number => cache.groups[0]?.format.pageBytes as number;
@@ -130,6 +139,61 @@ eachBackend((device: Device) => {
       await model.close();
     });
 
+    test("tells of its pages by events and metrics", async () => {
+      const model = await open({ host: { bytes: 64 << 20 } });
+      const tiers = model.tiers as CacheTiers;
+      const told: KvEvent[] = [];
+      const stop = tiers.events.subscribe((batch) => {
+        if (!batch.gap) told.push(...batch.events);
+      });
+      const text = ids.slice(0, 300);
+      using first = model.createSequence();
+      await turn(model, first, text, 1);
+      await tiers.swapOut(first);
+      using second = model.createSequence();
+      expect(await tiers.adopt(second, Int32Array.from(text))).toBe(256);
+      await tiers.idle();
+      await new Promise((resolve) => setImmediate(resolve));
+      stop();
+      const stored = told.filter(({ kind }) => kind === "stored");
+      expect(stored.length).toBe(4);
+      stored.slice(1).forEach(({ parent }, i) => {
+        expect(parent).toBe(stored[i]?.key);
+      });
+      expect(told.some(({ kind, tiers: held }) => kind === "moved" && held.join() === "ddr")).toBe(true);
+      const text004 = tiers.metrics.text();
+      expect(text004).toMatch(/^kvasir_adopted_tokens_total 256$/m);
+      expect(text004).toMatch(/^kvasir_found_tokens_total\{tier="host"\} 256$/m);
+      expect(text004).toMatch(/^kvasir_moved_bytes_total\{direction="out"\} [1-9]/m);
+      await model.close();
+    });
+
+    test("swaps sequences through a host pool that is smaller than any of them", async () => {
+      using probe = await loadModel(device, modelFolder, options);
+      const path = join(folder, `passage-${device.backend}`);
+      const model = await open({ host: { bytes: 3 * pageBytesOf(probe) }, disk: { path, maxBytes: 64 * pageBytesOf(probe) } });
+      const tiers = model.tiers as CacheTiers;
+      let isFirst = true;
+      const made = await talk(model, 0, async (sequence) => {
+        const pages = Math.ceil(sequence.length / 64);
+        if (isFirst) await tiers.swapOut(sequence);
+        else {
+          tiers.suspend(sequence);
+          expect(await tiers.makeRoom(tiers.devicePages)).toBe(tiers.devicePages);
+        }
+        isFirst = false;
+        expect(tiers.missingPages(sequence)).toBe(pages);
+        const before = tiers.stats().keyed.disk?.loadedBytes as number;
+        await tiers.resume(sequence).ready;
+        expect((tiers.stats().keyed.disk?.loadedBytes as number) - before).toBeGreaterThanOrEqual(
+          (pages - 3) * pageBytesOf(model),
+        );
+        model.cache.checkIntegrity();
+      });
+      expect(made).toEqual(expected[0]);
+      await model.close();
+    });
+
     test("finds on disk what an earlier process wrote", async () => {
       const path = join(folder, `slab-${device.backend}`);
       const tiersOf = { host: { bytes: 64 << 20 }, disk: { path, maxBytes: 256 << 20 } };
@@ -150,6 +214,44 @@ eachBackend((device: Device) => {
       sequence.dispose();
       second.cache.checkIntegrity();
       await second.close();
+    });
+
+    onRedis("over a Redis server", () => {
+      test("finds in a shared store what another model wrote, and goes on with the same bits", async () => {
+        const server = await RedisServer.start();
+        const tiersOf = { host: { bytes: 64 << 20 }, remote: { url: server.url } };
+        const text = ids.slice(0, 500);
+        const first = await open(tiersOf);
+        {
+          using sequence = first.createSequence({ salt: "shared" });
+          await turn(first, sequence, text, 20);
+          await first.tiers?.flush(sequence);
+        }
+        const second = await open(tiersOf);
+        using stranger = second.createSequence({ salt: "another" });
+        expect(await (second.tiers as CacheTiers).adopt(stranger, Int32Array.from(text))).toBe(0);
+        using sequence = second.createSequence({ salt: "shared" });
+        const adopted = await (second.tiers as CacheTiers).adopt(sequence, Int32Array.from(text));
+        expect(adopted).toBe(448);
+        expect(second.tiers?.stats().foundTokens.remote).toBe(448);
+        expect(await turn(second, sequence, text.slice(adopted), 20)).toEqual((expected[0] as number[]).slice(0, 20));
+        await first.close();
+        await second.close();
+        await server.stop();
+      });
+    });
+
+    test("runs on without a shared store that does not answer, and says so", async () => {
+      const warnings: string[] = [];
+      const onWarning = (text: string): void => void warnings.push(text);
+      const model = await open({ host: { bytes: 64 << 20 }, remote: { url: "redis://127.0.0.1:1", onWarning } });
+      const tiers = model.tiers as CacheTiers;
+      using sequence = model.createSequence();
+      expect(await tiers.adopt(sequence, Int32Array.from(ids.slice(0, 500)))).toBe(0);
+      expect(await turn(model, sequence, ids.slice(0, 500), 20)).toEqual((expected[0] as number[]).slice(0, 20));
+      await tiers.flush(sequence);
+      expect(warnings.length).toBeGreaterThan(0);
+      await model.close();
     });
   });
 });

@@ -86,8 +86,8 @@ EnvelopeField field_at(size_t at, size_t header_bytes, size_t tokens_end) {
   constexpr struct {
     size_t end;
     F field;
-  } kFields[] = {{8, F::magic},       {12, F::version},     {16, F::header_bytes}, {32, F::fingerprint},
-                 {48, F::key},        {64, F::parent},      {68, F::page_size},    {72, F::token_count},
+  } kFields[] = {{8, F::magic},          {12, F::version},    {16, F::header_bytes}, {32, F::fingerprint},
+                 {48, F::key},           {64, F::parent},     {68, F::page_size},    {72, F::token_count},
                  {80, F::payload_bytes}, {84, F::header_crc}, {88, F::group}};
   for (const auto& [end, field] : kFields)
     if (at < end) return field;

@@ -128,7 +128,8 @@ void check_random(uint32_t capacity, int steps, uint32_t seed) {
         }
         expect(std::find(held.begin(), held.end(), slot) == held.end(), "no slot that somebody holds", slot);
         if (index.evictions() > evictions) {
-          expect(index.pages() == before - 1 && model.slot_of[model.order.front()] == slot, "the least recently used page goes", slot);
+          expect(index.pages() == before - 1 && model.slot_of[model.order.front()] == slot, "the least recently used page goes",
+                 slot);
           model.erase(model.order.front());
         }
         model.holds[slot] = 1;

@@ -1,5 +1,5 @@
-// Kills writers of a slab file in the middle of their work, again and again, and opens the file after each: a page that is found is
-// right to the last byte, whatever its writer was doing, and none was named by the index before it was whole.
+// Kills writers of a slab file in the middle of their work, again and again, and opens the file after each: a page that is found
+// is right to the last byte, whatever its writer was doing, and none was named by the index before it was whole.
 //
 //   g++ -std=c++20 -pthread tests/native/slab_kill_test.cc native/addon/slab_{driver,file,index,pages,room,sectors}.cc
 //     native/addon/io_{faults,ring,threads}.cc native/addon/failure.cc -o slab_kill_test && ./slab_kill_test FOLDER KILLS
@@ -157,8 +157,8 @@ int kill_one(const Case& of, const std::string& path, char* memory, std::mt19937
 int main(int count, char** arguments) {
   if (count != 3) return 2;
   const int kills = std::atoi(arguments[2]);
-  const Case cases[] = {{EngineChoice::any, 262144}, {EngineChoice::any, 100001}, {EngineChoice::threads, 262144},
-                        {EngineChoice::threads, 100001}};
+  const Case cases[] = {
+      {EngineChoice::any, 262144}, {EngineChoice::any, 100001}, {EngineChoice::threads, 262144}, {EngineChoice::threads, 100001}};
   std::mt19937 random(static_cast<uint32_t>(getpid()));
   int found = 0, failed = 0;
   for (size_t i = 0; i < std::size(cases); ++i) {

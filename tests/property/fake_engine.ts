@@ -1,8 +1,7 @@
 /**
  * A made-up model for the scheduler, with simulated time, over a real cache whose pages are plain arrays. What it writes for a token
- * depends on everything before it as the pages hold it, and on how it was read, as on a device whose sums depend on how a text is cut: a
- * piece of at least `steadyPieceTokens` gives the same however it is cut, a shorter one depends on where it ends. Its next token depends
- * on all that, on the seed and on the number of the draw. So whatever a scheduler forgets, repeats or mixes up changes an answer.
+ * depends on everything before it as the pages hold it. Its next token depends on all that, on the seed and on the number of the draw. So
+ * whatever a scheduler forgets, repeats or mixes up changes an answer.
  */
 import { DeviceOnlyStore } from "../../lib/cache/context_store.js";
 import { KvCache } from "../../lib/cache/kv_cache.js";
@@ -70,13 +69,11 @@ export interface FakeOptions {
   pageSize?: number;
   maxPages: number;
   passTokens?: number;
-  steadyPieceTokens?: number;
 }
 
 export class FakeEngine implements Engine {
   readonly cache: KvCache;
   readonly passTokens: number;
-  readonly steadyPieceTokens: number;
   readonly time: FakeTime;
   /** Called after everything that was enqueued. */
   onWork: (() => void) | undefined;
@@ -90,7 +87,6 @@ export class FakeEngine implements Engine {
     const { pageSize = 16, maxPages } = options;
     this.time = time;
     this.passTokens = options.passTokens ?? 48;
-    this.steadyPieceTokens = options.steadyPieceTokens ?? 1;
     this.pages = new ArrayStore(1, maxPages, pageSize);
     this.cache = new KvCache({ groups, pageSize, maxPages }, this.pages);
   }
@@ -163,12 +159,11 @@ export class FakeEngine implements Engine {
     this.onRun?.(sequence);
     const from = sequence.length;
     const count = tokens.length;
-    const end = count < this.steadyPieceTokens ? from + count : 0;
     const slots = new Int32Array(count);
     this.cache.slotMapping(0, sequence.row, from, count, slots, 0);
     let hash = this.#hash(sequence);
     for (let i = 0; i < count; i++) {
-      const value = mix(mix(hash, tokens[i] as number), end);
+      const value = mix(hash, tokens[i] as number);
       this.#place(slots[i] as number, value);
       hash = mix(hash, value);
     }

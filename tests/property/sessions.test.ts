@@ -1,7 +1,15 @@
 /** Laws of the scheduler, on a made-up model in simulated time: whoever shares the device gets what it would get alone, and everyone ends. */
 import { describe, expect, test } from "vitest";
-import type { Scheduler, SchedulerOptions, Session } from "../../lib/index.js";
-import { type FakeOptions, fakeScheduler } from "./fake_engine.js";
+import {
+  DeviceOnlyStore,
+  type Model,
+  type Resumption,
+  Scheduler,
+  type SchedulerOptions,
+  type Sequence,
+  type Session,
+} from "../../lib/index.js";
+import { FakeEngine, type FakeOptions, FakeTime, fakeScheduler } from "./fake_engine.js";
 import { converseAll, makeScripts, randomFrom, type Script } from "./session_script.js";
 
 const seeds = Array.from({ length: 24 }, (_, i) => i + 1);
@@ -56,7 +64,7 @@ const asTheyWent = (scripts: readonly Script[], answers: readonly (readonly (num
 describe("sessions that share the device", () => {
   test.each(seeds)("get the answers that they get alone, however scarce pages are (seed %i)", async (seed) => {
     const random = randomFrom(seed);
-    const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1, passTokens: 24 + (seed % 5) * 10 };
+    const fake = { pageSize: 16, passTokens: 24 + (seed % 5) * 10 };
     const scripts = makeScripts(random, { sessions: 12, read: 60, make: 50, turns: 4 });
     const maxPages = largestNeed(scripts, 16) + (seed % 4) * 4;
     const options = { growthPages: seed % 3, watermark: 0, guardTokens: 8, maxBatch: 2 + (seed % 8), prefillTokens: 20 };
@@ -67,7 +75,7 @@ describe("sessions that share the device", () => {
 
   test.each(seeds)("are untouched by questions that others, or they, break off (seed %i)", async (seed) => {
     const random = randomFrom(1000 + seed);
-    const fake = { pageSize: 16, steadyPieceTokens: seed % 2 === 0 ? 7 : 1 };
+    const fake = { pageSize: 16 };
     const scripts = makeScripts(random, { sessions: 10, read: 60, make: 40, turns: 5, broken: 0.5 });
     const maxPages = largestNeed(scripts, 16) + (seed % 3) * 6;
     const { answers } = await together(scripts, { ...fake, maxPages }, { growthPages: 0, watermark: 0, prefillTokens: 16 });
@@ -115,9 +123,8 @@ describe("forks", () => {
   };
 
   test.each(seeds)("and their parents get the same on scarce pages as on many (seed %i)", async (seed) => {
-    const fake = { steadyPieceTokens: seed % 2 === 0 ? 7 : 1 };
-    const many = fakeScheduler({ ...fake, maxPages: large });
-    const scarce = fakeScheduler({ ...fake, maxPages: 12 + (seed % 7) }, { growthPages: 0, watermark: 0 });
+    const many = fakeScheduler({ maxPages: large });
+    const scarce = fakeScheduler({ maxPages: 12 + (seed % 7) }, { growthPages: 0, watermark: 0 });
     const expected = await family(many.scheduler, 5, seed);
     expect(await family(scarce.scheduler, 5, seed)).toEqual(expected);
     expect(scarce.scheduler.stats().droppedPages).toBeGreaterThan(0);
@@ -150,7 +157,7 @@ describe("sessions over a tier below the device", () => {
     "get the answers that they get alone, with late copies, lost ends and questions broken off (seed %i)",
     async (seed) => {
       const random = randomFrom(3000 + seed);
-      const fake = { pageSize: 16, steadyPieceTokens: seed % 3 === 0 ? 7 : 1 };
+      const fake = { pageSize: 16 };
       const broken = seed % 2 === 0 ? 0.3 : 0;
       const scripts = makeScripts(random, { sessions: 14, read: 60, make: 50, turns: 4, broken });
       const devicePages = largestNeed(scripts, 16) + (seed % 4) * 4;
@@ -193,5 +200,40 @@ describe("a stream of important requests", () => {
     expect(short).toBeLessThan(1000);
     expect(long).toBeGreaterThan(short);
     expect(long).toBeLessThan(4000);
+  });
+});
+
+describe("a loop that waits", () => {
+  /** A store whose copies end when the test says so. */
+  class HeldStore extends DeviceOnlyStore {
+    release: (() => void) | undefined;
+
+    override resume(sequence: Sequence): Resumption {
+      const held = new Promise<void>((resolve) => {
+        this.release = resolve;
+      });
+      return { ...super.resume(sequence), ready: held.then(() => ({ tokens: sequence.length, bytes: 0 })) };
+    }
+  }
+
+  test("sleeps until something happens", async () => {
+    const engine = new FakeEngine(new FakeTime(), { maxPages: 40 });
+    const store = new HeldStore(engine.cache);
+    let looks = 0;
+    const clock = (): number => ++looks;
+    const scheduler = new Scheduler({ engine, store, clock } as unknown as Model);
+    const session = scheduler.open();
+    await session.prefill([1, 2, 3]);
+    const answer = session.ask([4], { maxTokens: 2, stopTokens: [] });
+    const turns = async (count: number): Promise<void> => {
+      for (let i = 0; i < count; i++) await new Promise(setImmediate);
+    };
+    await turns(20);
+    const before = looks;
+    await turns(200);
+    expect(looks).toBe(before);
+    store.release?.();
+    expect((await answer.result).tokens.length).toBe(2);
+    await scheduler.close();
   });
 });

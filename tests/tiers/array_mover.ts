@@ -1,8 +1,10 @@
 /** The cache's two doors to the machine: moves of pages between its memories, and page copies and tables of the compute stream. */
 import type { Move, MoveOutcome, PageMover } from "../../lib/cache/page_mover.js";
 import type { PageStore } from "../../lib/cache/page_store.js";
+import { KvasirError } from "../../lib/errors.js";
 import { BLANK } from "./content.js";
 import type { LaneMove, Machine, PageMemory } from "./machine.js";
+import type { Sabotage } from "./world.js";
 
 /** Layers of a page, for the bytes that moves tell. */
 const bytesPerNumber = 4;
@@ -60,11 +62,16 @@ export class ArrayMover implements PageMover {
   readonly #machine: Machine;
   readonly #device: readonly PageMemory[];
   readonly #host: readonly PageMemory[];
+  /** The next move is refused, as by a device that is lost. */
+  throwNext = false;
 
-  constructor(machine: Machine, device: readonly PageMemory[], host: readonly PageMemory[]) {
+  readonly #sabotage: Sabotage | undefined;
+
+  constructor(machine: Machine, device: readonly PageMemory[], host: readonly PageMemory[], sabotage?: Sabotage) {
     this.#machine = machine;
     this.#device = device;
     this.#host = host;
+    this.#sabotage = sabotage;
   }
 
   toHost(group: number, deviceSlots: Int32Array, hostSlots: Int32Array): Move {
@@ -76,7 +83,7 @@ export class ArrayMover implements PageMover {
   }
 
   quiet(): Promise<void> {
-    return this.#machine.quiet();
+    return this.#sabotage === "no-quiet" ? Promise.resolve() : this.#machine.quiet();
   }
 
   /** Deadlines of all moves of a lane pass. */
@@ -85,8 +92,14 @@ export class ArrayMover implements PageMover {
   }
 
   #move(lane: 0 | 1, from: PageMemory, fromSlots: Int32Array, to: PageMemory, toSlots: Int32Array): Move {
-    const move = new ArrayMove(this.#machine, lane, from, to, fromSlots, toSlots, this.#machine.given);
+    if (this.throwNext) {
+      this.throwNext = false;
+      throw new KvasirError("ERR_KVASIR_DEVICE_LOST", "The device takes no more copies");
+    }
+    const after = this.#sabotage === "no-edge" ? 0 : this.#machine.given;
+    const move = new ArrayMove(this.#machine, lane, from, to, fromSlots, toSlots, after);
     this.#machine.lanes[lane].push(move);
+    if (this.#sabotage === "early-end") move.settle("done");
     return move;
   }
 }

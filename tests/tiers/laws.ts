@@ -1,6 +1,7 @@
 /** What must hold when a world comes to rest, and what must succeed when nothing stands in its way. */
 import { ACTIVE } from "../../lib/cache/page_pool.js";
-import { adopt, resume, step } from "./operations.js";
+import { step } from "./model_step.js";
+import { adopt, resume } from "./returning.js";
 import { Random } from "./random.js";
 import { type Entry, pageSize, type World } from "./world.js";
 
@@ -62,10 +63,12 @@ export function checkIntegrity(world: World): void {
 async function calm(world: World, seed: number): Promise<void> {
   for (const tier of world.tiers) tier.fault = "none";
   world.machine.failNext.fill(false);
+  world.mover.throwNext = false;
   await settle(world, seed);
   for (const entry of world.entries) {
     world.manager.suspend(entry.sequence);
     entry.state = "away";
+    entry.suspensions++;
   }
 }
 
@@ -80,8 +83,20 @@ function fitsBelow(world: World): boolean {
   });
 }
 
+/** What is said to be available can be had. */
+async function available(world: World, seed: number): Promise<void> {
+  await calm(world, seed);
+  if (world.failure !== undefined) return;
+  const said = world.manager.availablePages();
+  const tell = (free: number): void =>
+    void (free >= said || world.fail(`${said} pages are available, but only ${free} could be had`));
+  world.track("makeRoom", world.manager.makeRoom(said), tell, () => false);
+  await settle(world, seed + 1);
+}
+
 /** The only sequence that wants to run gets its pages, and room for more, whenever memory holds it. */
 export async function alone(world: World, number: number, seed: number): Promise<void> {
+  if (seed % 4 === 0) await available(world, seed);
   await calm(world, seed);
   const entry = world.pick(number);
   if (entry === undefined || world.failure !== undefined || !fitsBelow(world)) return;
@@ -100,7 +115,11 @@ export async function alone(world: World, number: number, seed: number): Promise
 }
 
 async function extend(world: World, entry: Entry, seed: number): Promise<void> {
-  const most = world.config.devicePages - Math.ceil(entry.text.length / pageSize);
+  const { devicePages, hostPages } = world.config;
+  const isOnly = hostPages === 0 && world.tiers.length === 0; // then the others' pages stay, too
+  const kept = Math.max(...world.cache.groups.map(({ pool }) => pool.counts().active + pool.counts().sealed));
+  const ids = Math.min(...world.cache.groups.map(({ pool }) => pool.numPages));
+  const most = Math.min(ids - kept, devicePages - (isOnly ? kept : Math.ceil(entry.text.length / pageSize)));
   if (most < 2) return;
   const want = 1 + (seed % (most - 1)); // and one for a private copy of a shared last page
   let free = -1;
@@ -120,6 +139,16 @@ async function extend(world: World, entry: Entry, seed: number): Promise<void> {
     world.fail(`sequence ${entry.id}, alone, got no ${want} pages after makeRoom`);
 }
 
+/** Leading pages of the sequence that others can find. */
+export function sealedPages({ cache }: World, { sequence }: Entry): number {
+  const counts = cache.groups.map(({ pool }, group) => {
+    const pages = cache.rowPages(group, sequence.row);
+    const open = pages.findIndex((page) => page < 0 || !pool.isSealed(page));
+    return open < 0 ? pages.length : open;
+  });
+  return Math.min(...counts);
+}
+
 /** A cache that is closed and opened again over the same keyed tiers finds what was flushed; one that crashes finds what it can. */
 export async function restart(world: World, number: number, seed: number): Promise<void> {
   if (seed % 2 === 0) {
@@ -130,7 +159,7 @@ export async function restart(world: World, number: number, seed: number): Promi
   const entry = world.pick(number);
   if (entry === undefined || world.failure !== undefined) return;
   const { text } = entry;
-  const sealed = Math.min(world.cache.log(entry.sequence.row).numKeys, Math.floor((text.length - 1) / pageSize));
+  const sealed = Math.min(sealedPages(world, entry), Math.floor((text.length - 1) / pageSize));
   const isSure = world.isAmple && world.config.groups === 1 && sealed <= world.config.devicePages;
   world.track(
     "flush",
@@ -147,7 +176,7 @@ export async function restart(world: World, number: number, seed: number): Promi
   await settle(world, seed + 1);
   if (world.failure !== undefined) return;
   world.start();
-  adopt(world, world.open(text.salt), text.tokens.slice(0, text.length), undefined, (count) => {
+  adopt(world, world.open(0, text.salt), text.tokens.slice(0, text.length), undefined, (count) => {
     if (isSure && count < sealed * pageSize)
       world.fail(`${sealed} pages were flushed, but ${count} tokens are found after a restart`);
   });
@@ -157,7 +186,7 @@ export async function restart(world: World, number: number, seed: number): Promi
 /** Lets everybody go: no page stays in use. */
 export async function finish(world: World, seed: number): Promise<void> {
   await settle(world, seed);
-  for (const { handle } of world.pins.splice(0)) handle[Symbol.dispose]();
+  for (const pin of world.pins.splice(0)) pin[Symbol.dispose]();
   for (const entry of world.entries.slice()) world.leave(entry);
   await settle(world, seed + 1);
   if (world.failure !== undefined) return;

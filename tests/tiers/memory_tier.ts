@@ -25,14 +25,14 @@ interface StoredPage {
   parent: string;
 }
 
-/** What the next call meets: nothing, or a page that is missing, damaged, refused, or a call that fails as a whole. */
-export const faults = ["none", "one", "damaged", "failed", "refused"] as const;
+/** What the next call meets: nothing, or a page that is missing, damaged, refused, or a call that fails as a whole or throws. */
+export const faults = ["none", "one", "damaged", "failed", "refused", "throws"] as const;
 export type Fault = (typeof faults)[number];
 
 const name = (group: number, keys: Uint32Array, at: number): string =>
   `${group}:${keys[at]}:${keys[at + 1]}:${keys[at + 2]}:${keys[at + 3]}`;
 
-export class MemoryTier implements TierDriver {
+export class MemoryTier {
   readonly name: "disk" | "remote";
   readonly capacity: number;
   readonly held: Map<string, StoredPage> = new Map();
@@ -46,6 +46,7 @@ export class MemoryTier implements TierDriver {
   /** The host or device memory that slots lie in, by group; another one after a restart. */
   memories: readonly PageMemory[] = [];
   readonly #counts: TierStats;
+  #life = 0;
   /** Hashes after the pages of known tokens, by key without the group. */
   readonly #ends: Map<string, number>;
 
@@ -106,23 +107,40 @@ export class MemoryTier implements TierDriver {
     return { ...this.#counts, pages: this.held.size };
   }
 
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-
   /** Lets the `index`-th call that is under way come to its end. */
   letGo(index: number): void {
     this.waiting.splice(index % this.waiting.length, 1)[0]?.();
   }
 
-  /** The cache has gone: nobody hears of what was under way, and half of it is done. */
+  /** The cache has gone: nobody hears of what was under way, and what it asks for after its end does nothing. */
   crash(): void {
     this.waiting = [];
     this.fault = "none";
+    this.#life++;
+  }
+
+  /** The tier as one life of the cache sees it. */
+  driver(): TierDriver {
+    const life = this.#life;
+    const ifAlive = <T>(act: () => Promise<T>): Promise<T> => (this.#life === life ? act() : new Promise(() => undefined));
+    return {
+      name: this.name,
+      lookup: (group, keys, signal) => ifAlive(() => this.lookup(group, keys, signal)),
+      load: (batch) => ifAlive(() => this.load(batch)),
+      store: (batch) => ifAlive(() => this.store(batch)),
+      remove: (group, keys) => ifAlive(() => this.remove(group, keys)),
+      stats: () => this.stats(),
+      close: () => Promise.resolve(),
+    };
   }
 
   #later<T>(act: () => T): Promise<T> {
-    return new Promise((resolve) => this.waiting.push(() => resolve(act())));
+    return new Promise((resolve, reject) =>
+      this.waiting.push(() => {
+        if (this.#take("throws")) reject(new Error("the tier is broken"));
+        else resolve(act());
+      }),
+    );
   }
 
   #take(fault: Fault): boolean {

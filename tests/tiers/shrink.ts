@@ -1,4 +1,5 @@
 /** Shortens a trace that fails: whole stretches of steps go first, then single ones, as long as it still fails. */
+import { numPlaces } from "./world.js";
 import { replay, type Step, type Trace } from "./trace.js";
 
 /** Failures are the same when they read the same but for numbers. */
@@ -13,6 +14,20 @@ export interface Shrunk {
   failure: string;
   /** Runs that it took. */
   runs: number;
+}
+
+/** Steps on one place from one sequence's end to the next one's: they go together or not at all. Long ones first. */
+function lives(steps: readonly Step[]): Set<number>[] {
+  const all: Set<number>[] = [];
+  const open = Array.from({ length: numPlaces }, () => new Set<number>());
+  steps.forEach(([name, a], i) => {
+    const place = a % numPlaces;
+    (open[place] as Set<number>).add(i);
+    if (name !== "dispose") return;
+    all.push(open[place] as Set<number>);
+    open[place] = new Set();
+  });
+  return [...all, ...open].sort((a, b) => b.size - a.size);
 }
 
 /** `most` bounds the runs. Throws for a trace that does not fail. */
@@ -31,15 +46,15 @@ export async function shrink(trace: Trace, most = 3000): Promise<Shrunk> {
     failure = outcome.failure;
     return true;
   };
-  for (let size = Math.ceil(best.length / 2); size >= 1 && runs < most; ) {
-    let isShorter = false;
-    for (let at = Math.max(0, best.length - size); runs < most; at = Math.min(at, best.length) - size) {
-      const from = Math.max(0, at);
-      if (await attempt([...best.slice(0, from), ...best.slice(from + size)])) isShorter = true;
-      if (from === 0) break;
+  const without = async (gone: ReadonlySet<number>): Promise<boolean> => attempt(best.filter((_, i) => !gone.has(i)));
+  for (let length = -1; length !== best.length && runs < most; ) {
+    ({ length } = best);
+    for (const life of lives(best)) if (runs < most && best.length > life.size) await without(life);
+    for (let size = Math.ceil(best.length / 2); size >= 1; size = Math.floor(size / 2)) {
+      for (let end = best.length; end > 0 && runs < most; end = Math.min(end - size, best.length)) {
+        await without(new Set(Array.from({ length: size }, (_, i) => end - 1 - i)));
+      }
     }
-    if (size === 1 && !isShorter) break;
-    if (!isShorter || size > 1) size = Math.max(1, Math.floor(size / 2));
   }
   const simpler = best.map((_, i) => i);
   for (const i of simpler) {
@@ -47,7 +62,9 @@ export async function shrink(trace: Trace, most = 3000): Promise<Shrunk> {
     const [name, a, b, c, turns] = best[i] as Step;
     if (turns !== 0) await attempt(best.map((step, k) => (k === i ? [name, a, b, c, 0] : step)));
   }
-  return { trace: { ...trace, steps: best }, failure: failure as string, runs };
+  const shortest = { ...trace, steps: best };
+  const { failure: told } = await replay(shortest, { hasStacks: true });
+  return { trace: shortest, failure: told ?? (failure as string), runs };
 }
 
 /** One line that holds the trace, and how to run it again. */

@@ -4,6 +4,8 @@
  *   npm run soak -- --operations 10000000 --seeds 100        spread over all cores; fresh seeds, told in the result
  *   npm run soak -- --seed 17 --seeds 1 --operations 100000  the seed of an earlier run again
  *   npm run soak -- --replay trace.json                      one trace, as a failure prints it; "-" reads it from stdin
+ *   npm run soak -- --gigabytes 200 [--device cuda] [--disk FOLDER | none]   contents of real pages through all tiers, then the races
+ *                                                            between copies and other work, with their event edges and without
  *
  * Progress goes to stderr. The last line of stdout is one JSON object: operations done, by name, seeds, seconds, failures. A failure is
  * shortened and printed as a trace before it, and the exit code is 1.
@@ -14,6 +16,8 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import type { DeviceKind } from "../../lib/index.js";
+import { soakContents } from "./content_soak.js";
 import { report, shrink } from "./shrink.js";
 import { randomTrace, replay, type Trace } from "./trace.js";
 
@@ -29,6 +33,7 @@ interface Progress {
   seed: number;
   operations: number;
   counts: [string, number][];
+  deeds: [string, number][];
   failure?: string | undefined;
   isOver: boolean;
 }
@@ -37,12 +42,13 @@ interface Progress {
 async function runSeed({ seed, operations }: Job, tell: (progress: Progress) => void): Promise<void> {
   for (let done = 0, index = 0; done < operations; index++) {
     const counts = new Map<string, number>();
+    const deeds = new Map<string, number>();
     const trace = randomTrace(seed * 100_003 + index, Math.min(perTrace, operations - done));
-    const outcome = await replay(trace, counts);
+    const outcome = await replay(trace, { counts, deeds });
     done += outcome.steps;
     const failure = outcome.failure === undefined ? undefined : report(await shrink(trace));
     const isOver = failure !== undefined || done >= operations;
-    tell({ seed, operations: outcome.steps, counts: [...counts], failure, isOver });
+    tell({ seed, operations: outcome.steps, counts: [...counts], deeds: [...deeds], failure, isOver });
     if (isOver) return;
   }
 }
@@ -57,6 +63,7 @@ async function replayFile(path: string): Promise<void> {
 class Tally {
   operations = 0;
   readonly counts: Map<string, number> = new Map();
+  readonly deeds: Map<string, number> = new Map();
   readonly failures: string[] = [];
   #told = 0;
   readonly #begin = performance.now();
@@ -65,9 +72,10 @@ class Tally {
     return (performance.now() - this.#begin) / 1000;
   }
 
-  add({ seed, operations, counts, failure }: Progress): void {
+  add({ seed, operations, counts, deeds, failure }: Progress): void {
     this.operations += operations;
     for (const [name, count] of counts) this.counts.set(name, (this.counts.get(name) ?? 0) + count);
+    for (const [name, count] of deeds) this.deeds.set(name, (this.deeds.get(name) ?? 0) + count);
     if (failure !== undefined) {
       this.failures.push(failure);
       console.log(`seed ${seed} failed: ${failure}`);
@@ -92,7 +100,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
           if (progress.isOver) end();
         };
         const die = (code: number | null): void => {
-          tally.add({ seed, operations: 0, counts: [], failure: `its process ended with ${code}`, isOver: true });
+          tally.add({ seed, operations: 0, counts: [], deeds: [], failure: `its process ended with ${code}`, isOver: true });
           end();
         };
         const end = (): void => {
@@ -108,7 +116,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
   };
   await Promise.all(Array.from({ length: workers }, work));
   process.stderr.write("\n");
-  const { operations, failures, seconds, counts } = tally;
+  const { operations, failures, seconds, counts, deeds } = tally;
   console.log(
     JSON.stringify({
       operations,
@@ -118,6 +126,7 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
       microsecondsPerOperation: Number(((seconds * workers * 1e6) / operations).toFixed(2)),
       failures: failures.length,
       counts: Object.fromEntries([...counts].sort(([, a], [, b]) => b - a)),
+      deeds: Object.fromEntries(deeds),
     }),
   );
   process.exitCode = failures.length > 0 ? 1 : 0;
@@ -130,12 +139,29 @@ const { values } = parseArgs({
     seed: { type: "string" },
     workers: { type: "string", default: String(availableParallelism()) },
     replay: { type: "string" },
+    gigabytes: { type: "string" },
+    device: { type: "string" },
+    disk: { type: "string" },
     worker: { type: "boolean", default: false },
   },
 });
 
 if (values.worker) {
-  process.on("message", (job: Job) => void runSeed(job, (progress) => process.send?.(progress)));
+  process.on("message", (job: Job) => {
+    runSeed(job, (progress) => process.send?.(progress)).catch((error: unknown) => {
+      console.error(error);
+      process.exit(1);
+    });
+  });
+} else if (values.gigabytes !== undefined) {
+  const { gigabytes, device, disk, seed } = values;
+  const isRight = await soakContents({
+    gigabytes: Number(gigabytes),
+    device: device as DeviceKind | undefined,
+    disk,
+    seed: seed === undefined ? undefined : Number(seed),
+  });
+  process.exitCode = isRight ? 0 : 1;
 } else if (values.replay !== undefined) {
   await replayFile(values.replay);
 } else {

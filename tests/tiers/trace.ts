@@ -72,6 +72,14 @@ export interface Outcome {
   steps: number;
 }
 
+/** Adds up what the tiers did: whoever reads the result can see that all of it was met. */
+function addDeeds(world: World, counts: Map<string, number>): void {
+  const { moves, evictions, foundTokens, lostTokens } = world.manager.stats();
+  const deeds = { ...moves, ...evictions, lostTokens, ...world.deeds };
+  const found = Object.entries(foundTokens).map(([tier, tokens]) => [`tokens from ${tier}`, tokens] as const);
+  for (const [name, count] of [...Object.entries(deeds), ...found]) counts.set(name, (counts.get(name) ?? 0) + count);
+}
+
 /** The world whose trace runs: rejections that nobody handles are its failures. */
 let running: World | undefined;
 process.on("unhandledRejection", (error) => {
@@ -79,9 +87,19 @@ process.on("unhandledRejection", (error) => {
   running.fail(`a rejection that nobody handles: ${String((error as Error)?.stack ?? error)}`);
 });
 
-/** Runs a trace, to its first failure. `counts` adds up what was done. */
-export async function replay({ config, steps, seed }: Trace, counts?: Map<string, number>): Promise<Outcome> {
+export interface ReplayOptions {
+  /** Add up the operations that were done, and what the tiers did. */
+  counts?: Map<string, number> | undefined;
+  deeds?: Map<string, number> | undefined;
+  /** Whether errors have stacks: they cost more than what they are stacks of. */
+  hasStacks?: boolean;
+}
+
+/** Runs a trace, to its first failure. */
+export async function replay({ config, steps, seed }: Trace, options: ReplayOptions = {}): Promise<Outcome> {
+  const { counts, deeds, hasStacks = false } = options;
   const world = new World(config);
+  Error.stackTraceLimit = hasStacks ? 30 : 0;
   running = world;
   let done = 0;
   for (const step of steps) {
@@ -96,6 +114,7 @@ export async function replay({ config, steps, seed }: Trace, counts?: Map<string
     await finish(world, seed);
   }
   running = undefined;
+  if (deeds !== undefined) addDeeds(world, deeds);
   return { failure: world.failure, steps: done };
 }
 

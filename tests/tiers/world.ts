@@ -29,12 +29,21 @@ export interface WorldConfig {
   /** Whether copies and keyed tiers fail now and then. */
   faults: boolean;
   /** A deliberate mistake, to see that it is found. */
-  sabotage?: "no-out-mark" | "no-hold" | undefined;
+  sabotage?: Sabotage | undefined;
 }
+
+/**
+ * Work does not wait for the pages that come; copies do not wait for the work before them; copies are told over when they are enqueued;
+ * keyed tiers do not wait for the work before them.
+ */
+export const sabotages = ["no-hold", "no-edge", "early-end", "no-quiet"] as const;
+export type Sabotage = (typeof sabotages)[number];
 
 export const pageSize = 16;
 export const window = 20;
 export const salts = 3;
+/** Sequences at once. */
+export const numPlaces = 9;
 
 /** Whether the pages of a resumption came: open until it is told. */
 export interface Doubt {
@@ -47,9 +56,11 @@ export interface Entry {
   readonly text: Text;
   /** "away" while it is suspended or nobody has said yet that it is back; "broken" once its pages did not come. */
   state: "running" | "away" | "broken";
-  /** A call that gives it pages is under way. */
-  isBusy: boolean;
-  /** The tokens that it is being filled with. */
+  /** Calls under way that bring it back. */
+  returning: number;
+  /** How often it was suspended. */
+  suspensions: number;
+  /** The tokens that it is being filled with, while it is. */
   adopting: Int32Array | undefined;
   /** Tokens that the cache was told of; one more than there are where the next one is decided. */
   noted: number;
@@ -57,13 +68,6 @@ export interface Entry {
   doubts: Doubt[];
   /** It read what a failed copy left. */
   isPoisoned: boolean;
-}
-
-/** What a pin keeps: the tokens of sealed pages. */
-export interface Pin {
-  handle: Disposable;
-  text: Text;
-  sealed: number;
 }
 
 const bytesOf = (salt: number): Uint32Array => Uint32Array.of(salt, 7, 11, 13);
@@ -78,8 +82,9 @@ export class World {
   manager!: CacheTiers;
   device: PageMemory[] = [];
   host: PageMemory[] = [];
-  entries: Entry[] = [];
-  pins: Pin[] = [];
+  /** Sequences have fixed places, so that a step means the same one when others are left out. */
+  readonly places: (Entry | undefined)[] = new Array(numPlaces).fill(undefined);
+  pins: Disposable[] = [];
   controllers: AbortController[] = [];
   /** Names of calls that have not ended. */
   readonly pending: Set<{ name: string }> = new Set();
@@ -89,6 +94,8 @@ export class World {
   now = 0;
   /** Copies that were made to fail or to be late. */
   moveFaults = 0;
+  /** What happened that the tiers do not count. */
+  readonly deeds = { reads: 0, poisonedReads: 0, resumed: 0, refused: 0, cut: 0, adopted: 0, restarts: 0 };
   #generation = 0;
   #nextId = 0;
   readonly #ends: Map<string, number> = new Map();
@@ -112,17 +119,18 @@ export class World {
     return all.slice(0, this.config.groups);
   }
 
-  /** Whether nothing can be lost: no faults, and a keyed tier that takes everything. */
+  /** Whether nothing can be lost: no faults, and keyed tiers that keep everything. */
   get isAmple(): boolean {
-    return !this.config.faults && this.tiers.some(({ capacity }) => capacity >= 1e6);
+    return !this.config.faults && this.tiers.length > 0 && this.tiers.every(({ capacity }) => capacity >= 1e6);
   }
 
   /** A new cache over the same keyed tiers; whatever was under way is forgotten. */
   start(): void {
     this.#generation++;
+    this.deeds.restarts++;
     const { config } = this;
     this.pending.clear();
-    this.entries = [];
+    this.places.fill(undefined);
     this.pins = [];
     this.controllers = [];
     this.machine = new Machine();
@@ -133,13 +141,14 @@ export class World {
       tier.crash();
       tier.memories = config.hostPages > 0 ? this.host : this.device;
     }
-    this.mover = new ArrayMover(this.machine, this.device, this.host);
+    this.mover = new ArrayMover(this.machine, this.device, this.host, config.sabotage);
     this.store = new LaggingStore(this.machine, this.device);
     const policy = config.policy === "priority" ? priority({ now: () => this.now }) : evictionPolicy(config.policy);
     const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
     const options = { groups: this.layerGroups, pageSize, maxPages, hostPages, farPages, policies: [policy, policy] };
     this.cache = new KvCache(options, this.store);
-    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers: this.tiers, admitAtSecondUse });
+    const drivers = this.tiers.map((tier) => tier.driver());
+    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers, admitAtSecondUse });
   }
 
   fail(what: string): void {
@@ -169,27 +178,36 @@ export class World {
     );
   }
 
-  open(salt: number): Entry {
-    return this.enter(this.cache.createSequence(bytesOf(salt)), new Text(salt), "running");
+  get entries(): Entry[] {
+    return this.places.filter((entry) => entry !== undefined);
   }
 
-  enter(sequence: Sequence, text: Text, state: Entry["state"]): Entry {
+  /** Whether the place that a number stands for is empty. */
+  isFree(number: number): boolean {
+    return this.places[number % numPlaces] === undefined;
+  }
+
+  open(number: number, salt: number): Entry {
+    return this.enter(number, this.cache.createSequence(bytesOf(salt)), new Text(salt), "running");
+  }
+
+  enter(number: number, sequence: Sequence, text: Text, state: Entry["state"]): Entry {
     const id = this.#nextId++;
-    const base = { isBusy: false, adopting: undefined, noted: 0, ahead: undefined, doubts: [], isPoisoned: false };
-    const entry: Entry = { id, sequence, text, state, ...base };
-    this.entries.push(entry);
+    const none = { returning: 0, suspensions: 0, adopting: undefined, noted: 0, ahead: undefined };
+    const entry: Entry = { id, sequence, text, state, ...none, doubts: [], isPoisoned: false };
+    this.places[number % numPlaces] = entry;
     return entry;
   }
 
   leave(entry: Entry): void {
     entry.sequence.dispose();
-    const index = this.entries.indexOf(entry);
-    if (index >= 0) this.entries.splice(index, 1);
+    const index = this.places.indexOf(entry);
+    if (index >= 0) this.places[index] = undefined;
   }
 
-  /** The entry that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
+  /** The entry in the place that a number stands for. One that is broken is disposed, for nobody may do anything else with it. */
   pick(number: number): Entry | undefined {
-    const entry = this.entries[number % Math.max(1, this.entries.length)];
+    const entry = this.places[number % numPlaces];
     if (entry?.state !== "broken") return entry;
     this.leave(entry);
     return undefined;
@@ -229,6 +247,7 @@ export class World {
     result: { isPoison: boolean },
   ): void {
     const { words } = this.device[group] as PageMemory;
+    this.deeds.reads++;
     for (let i = 0; i < expected.length; i++) {
       const place = i + skip;
       const slot = slots[place >> 4] as number;
@@ -236,6 +255,7 @@ export class World {
       if (word === inGroup(expected[i] as number, group)) continue;
       if (word === POISON) {
         entry.isPoisoned = true;
+        this.deeds.poisonedReads++;
         result.isPoison = true;
         return;
       }

@@ -202,6 +202,7 @@ inline std::string name_of(int32_t dtype) { return kvasir::dtype_name(dtype); }
 void check_row_ops(Gpu&);
 void check_linear(Gpu&);
 void check_sampling(Gpu&);
+void check_page_copy(Gpu&);
 void check_paging(Gpu&);
 void check_attention(Gpu&);
 void check_runtime(Gpu&);

@@ -1,7 +1,7 @@
 // Runs the CUDA backend through its ABI on small shapes against loops on the host: meant for compute-sanitizer, with no Node in
 // the way.
 //
-//   kvasir_driver path/to/kvasir_cuda.so [runtime|rows|linear|sampling|paging|attention|lose ...]
+//   kvasir_driver path/to/kvasir_cuda.so [runtime|pages|rows|linear|sampling|paging|attention|lose ...]
 //
 // All but lose run by default; lose ends with a device that only a new process can use again. CMake builds it with
 // KVASIR_DRIVER=ON, or
@@ -44,9 +44,9 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(Gpu&);
     bool by_default;
-  } parts[] = {{"runtime", check_runtime, true},   {"rows", check_row_ops, true},  {"linear", check_linear, true},
-               {"sampling", check_sampling, true}, {"paging", check_paging, true}, {"attention", check_attention, true},
-               {"lose", lose_device, false}};
+  } parts[] = {{"runtime", check_runtime, true},     {"pages", check_page_copy, true},   {"rows", check_row_ops, true},
+               {"linear", check_linear, true},       {"sampling", check_sampling, true}, {"paging", check_paging, true},
+               {"attention", check_attention, true}, {"lose", lose_device, false}};
   for (const auto& part : parts) {
     bool wanted = argc == 2 && part.by_default;
     for (int i = 2; i < argc; ++i) wanted = wanted || strcmp(argv[i], part.name) == 0;
