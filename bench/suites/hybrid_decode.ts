@@ -1,6 +1,7 @@
 /** Decoding one long context of which an eighth lies on the device and the rest in host memory: all of that streamed, all of it read by
  * the CPU, and shared by measured rates, in turns. First what bounds them: the CPU's reading, the link, and both at the same time. The
  * model is Llama-shaped with random weights, pages hold random numbers. On the CPU both sides are its memory, in small. */
+import { availableParallelism } from "node:os";
 import {
   type Device,
   type HybridDecode,
@@ -158,7 +159,9 @@ async function decodes(bed: Bed, bothGbPerS: number): Promise<void> {
       report(decodeRow(bed, variant, bothGbPerS, errors[i] as number, 0.05 * largest));
     });
     const [streamed, , shared] = variants.map(({ times }) => summarise(times).median_us) as [number, number, number];
-    targets.push(makeTarget("rate of hybrid decode over that of streaming all host pages", streamed / shared, { at_least: 1.5 }));
+    // Where host and device are one, so are their memory and their cores.
+    const bound = bed.device.backend === "cuda" ? { at_least: 1.5 } : {};
+    targets.push(makeTarget("rate of hybrid decode over that of streaming all host pages", streamed / shared, bound));
   } finally {
     for (const { decode } of variants) decode.dispose();
   }
@@ -231,7 +234,9 @@ export async function hybridDecode(
   const pages = scale.context / PAGE_SIZE;
   const devicePages = pages * DEVICE_SHARE;
   const deviceTokens = devicePages * PAGE_SIZE - 1; // the first step fills the last page
-  using host = openDevice("cpu");
+  // Two cores are left to JavaScript and to the thread that makes copies.
+  const threads = Math.max(1, availableParallelism() - (device.backend === "cuda" ? 2 : 0));
+  using host = openDevice("cpu", { threads });
   if (device.backend === "cuda") await measureTransferPaths(device, host);
   using model = await randomModel(device, config, { cacheTokens: devicePages * PAGE_SIZE, chunkTokens: 8 });
   await fillCache(model);

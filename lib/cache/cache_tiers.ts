@@ -26,6 +26,7 @@ import { registerTiers } from "./tier_metrics.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
 import { mostAtOnce } from "./token_log.js";
+import { type SpreadOptions, spreadSequence } from "./spreading.js";
 import { Turn } from "./turn.js";
 
 export interface CacheTiersOptions {
@@ -183,6 +184,17 @@ export class CacheTiers implements ContextStore {
     const placed = this.#isInArenas(sequence) ? enqueued : undefined;
     enqueued.catch(() => undefined);
     return { ready, placed, waitLayer: (_stream, layer) => resuming.hold(layer) };
+  }
+
+  /**
+   * Makes a suspended sequence ready to decode in hybrid form: its pages stay where they lie, but for the last ones, which come to the
+   * device. They are not moved from there or from the host pool until it is suspended again.
+   * @throws (rejection) ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT where it is not suspended, or pages lie in keyed tiers alone;
+   * ERR_KVASIR_DISPOSED, the signal's reason; it is suspended as before then
+   */
+  async spread(sequence: Sequence, options: SpreadOptions = {}): Promise<void> {
+    const parts = { cache: this.cache, moves: this.#moves, keyed: this.#keyed, evictor: this.#evictor };
+    await this.#turn.take(() => spreadSequence(parts, sequence, options));
   }
 
   /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */

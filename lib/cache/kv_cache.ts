@@ -14,7 +14,7 @@ import { NONE, PagePool, type PolicyFactory } from "./page_pool.js";
 import type { PageStore } from "./page_store.js";
 import { PageTable } from "./page_table.js";
 import { extendRow, freeUp, pagesNeeded } from "./reservation.js";
-import { type Arrival, RETURNING, Rows, RUNNING, SUSPENDED } from "./rows.js";
+import { type Arrival, RETURNING, Rows, RUNNING, SPREAD, SUSPENDED } from "./rows.js";
 import { type SealedListener, sealRow } from "./sealing.js";
 import { Sequence } from "./sequence.js";
 import { KEY_WORDS } from "./tier_driver.js";
@@ -87,15 +87,15 @@ export class KvCache {
 
   /**
    * Makes room for `tokens` more tokens in each row: new pages, and a private copy of a shared tail page. All or nothing. Pages that no
-   * running sequence has and that cost no copy to let go make way.
+   * running sequence has and that cost no copy to let go make way. `isHybrid`: rows may be spread, for nobody goes by their slots.
    * @throws ERR_KVASIR_OUT_OF_PAGES, ERR_KVASIR_INVALID_ARGUMENT, and then nothing has changed.
    */
-  reserve(rows: readonly number[], tokens: readonly number[]): void {
+  reserve(rows: readonly number[], tokens: readonly number[], isHybrid = false): void {
     for (const count of tokens) checkInteger("tokens", count, 0);
     if (new Set(rows).size !== rows.length) {
       throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "a sequence appears twice; join its tokens, or fork it");
     }
-    for (const row of rows) this.#checkRunning(row);
+    for (const row of rows) if (!(isHybrid && this.isSpread(row))) this.#checkRunning(row);
     this.groups.forEach((group, index) => {
       const need = pagesNeeded(group, this.#rows, this.pageSize, rows, tokens);
       const numFree = freeUp(group.pool, need);
@@ -267,6 +267,10 @@ export class KvCache {
     return this.#rows.states[row] === SUSPENDED;
   }
 
+  isSpread(row: number): boolean {
+    return this.#rows.states[row] === SPREAD;
+  }
+
   /** The row does not run any more: its pages may leave the device. Reserved pages are given back. A no-op the second time. */
   suspend(row: number): void {
     const keep = this.#pagesFor(this.length(row));
@@ -290,6 +294,11 @@ export class KvCache {
       for (const page of table.pages(row)) if (page !== NONE) pool.use(page);
     }
     this.#rows.states[row] = RETURNING;
+  }
+
+  /** The returning row runs with its pages where they lie, the last one on the device; `suspend` ends it, or `refreshSlots`. */
+  spread(row: number): void {
+    this.#rows.states[row] = SPREAD;
   }
 
   /**
@@ -368,7 +377,8 @@ export class KvCache {
   #checkRunning(row: number): void {
     this.length(row);
     if (this.#rows.states[row] === RUNNING) return;
-    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", "sequence is suspended; resume it before tokens are added");
+    const what = this.isSpread(row) ? "decodes in hybrid form" : "is suspended";
+    throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `sequence ${what}; resume it before tokens are added`);
   }
 
   /** First entry that the token at position `length`, or a later one, may see. */

@@ -7,6 +7,8 @@ export const RUNNING = 0;
 export const SUSPENDED = 1;
 /** Its pages are kept on the device, or on their way there; its slots are stale. */
 export const RETURNING = 2;
+/** Its pages are kept where they lie, on the device and in the host pool; its slots are stale, but for those of pages it took since. */
+export const SPREAD = 3;
 
 /**
  * Whether the pages that a row was given back have come. Until they have, what is computed from them is not certain, and nobody else may
@@ -42,7 +44,7 @@ export class Rows {
   lengths: Int32Array = new Int32Array(0);
   /** Leading pages that are sealed. */
   sealed: Int32Array = new Int32Array(0);
-  /** RUNNING, SUSPENDED or RETURNING. */
+  /** RUNNING, SUSPENDED, RETURNING or SPREAD. */
   states: Uint8Array = new Uint8Array(0);
   readonly logs: (TokenLog | undefined)[] = [];
   /** Absent where all pages are certainly there. */

@@ -1,9 +1,10 @@
 /** Where the pages of a sequence lie that decodes in hybrid form. */
 import type { KvCache } from "../cache/kv_cache.js";
 import type { Sequence } from "../cache/sequence.js";
+import { MARK_IN } from "../cache/page_pool.js";
 import { KvasirError } from "../errors.js";
 
-/** A sequence whose first tokens lie in a host pool and whose latest ones are on the device. */
+/** A sequence of which the caller says where it lies: its first tokens are in a host pool, its latest ones on the device. */
 export interface HybridSequence {
   /** The part on the device. New tokens are added to it; its first token follows those in the host pool. */
   sequence: Sequence;
@@ -12,7 +13,7 @@ export interface HybridSequence {
 }
 
 /** What a hybrid decode asks of a sequence before each step. */
-export interface HybridContext {
+export interface HybridContext extends Disposable {
   /** Row of the cache that new tokens are reserved in. */
   readonly row: number;
   /** Tokens of all pages. */
@@ -44,5 +45,33 @@ export function placedContext(cache: KvCache, { sequence, hostSlots }: HybridSeq
     },
     deviceSlots: () => Int32Array.from({ length: table.rowLength(row) }, (_, entry) => table.slot(row, entry)),
     hostSlots: () => slots,
+    [Symbol.dispose]: () => undefined,
+  };
+}
+
+/**
+ * A sequence that `CacheTiers.spread` made ready. Where another sequence brings a page to the device that both share, it is read there from
+ * then on. Disposed, it is suspended.
+ */
+export function spreadContext(cache: KvCache, sequence: Sequence): HybridContext {
+  const row = cache.rowOf(sequence);
+  const { pool } = cache.groups[0] as KvCache["groups"][number];
+  const isOnHost = (page: number): boolean =>
+    pool.numArenas > 1 && pool.isValid(page, 1) && (!pool.isValid(page, 0) || (pool.marks(page) & MARK_IN) !== 0);
+  const slots = (arena: number): Int32Array =>
+    cache
+      .rowPages(0, row)
+      .filter((page) => isOnHost(page) === (arena === 1))
+      .map((page) => pool.slot(page, arena));
+  return {
+    row,
+    get length(): number {
+      return cache.length(row);
+    },
+    deviceSlots: () => slots(0),
+    hostSlots: () => slots(1),
+    [Symbol.dispose]: () => {
+      if (!sequence.disposed && cache.isSpread(row)) cache.suspend(row);
+    },
   };
 }

@@ -51,7 +51,7 @@ export class HybridDecode implements Disposable {
 
   /** @internal */
   constructor(parts: HybridParts) {
-    const { transformer, stream, program, options, lane, attention, chunkPages } = parts;
+    const { transformer, stream, program, hostPages, lane, attention, chunkPages, sampling } = parts;
     const { device, cache } = transformer.parts;
     const { pageSize } = cache;
     const { rows } = program;
@@ -63,7 +63,7 @@ export class HybridDecode implements Disposable {
     this.#tableParts = {
       device,
       stream,
-      host: options.hostPages.device,
+      host: hostPages.device,
       hostStream: attention.hostStream,
       rows,
       pageSize,
@@ -72,7 +72,7 @@ export class HybridDecode implements Disposable {
       ringIndices: device.tensor("i32", [slots.length], slots, { stream }),
     };
     program.upload(program.step, new Int32Array(rows));
-    if (!program.greedy) program.setSampling(options.sampling ?? []);
+    if (!program.greedy) program.setSampling(sampling);
   }
 
   /** Chooses the first tokens from logits `[sequences, vocab]`. */
@@ -109,6 +109,7 @@ export class HybridDecode implements Disposable {
     cache.reserve(
       rows,
       rows.map(() => 1),
+      true,
     );
     const tables = this.#tablesOfNow();
     this.#countDraws();
@@ -148,11 +149,15 @@ export class HybridDecode implements Disposable {
     };
   }
 
-  /** Frees what the decode took; enqueued work runs to its end, and sequences and host pages stay the caller's. */
+  /**
+   * Frees what the decode took; enqueued work runs to its end, and sequences and host pages stay the caller's. Sequences that were suspended
+   * before are suspended again.
+   */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    const { lane, attention, programs } = this.#parts;
+    const { lane, attention, programs, contexts } = this.#parts;
+    for (const context of contexts) context[Symbol.dispose]();
     lane.dispose();
     attention.dispose();
     this.#layout.dispose();
@@ -179,9 +184,8 @@ export class HybridDecode implements Disposable {
 
   /** Decides on the next step's shares and lets their first chunks come. */
   #share(hostSlots: readonly Int32Array[]): ShareTables {
-    const { lane, options, chunkPages, timing } = this.#parts;
+    const { lane, cpuShare, chunkPages, timing } = this.#parts;
     const pages = hostSlots.reduce((sum, { length }) => sum + length, 0);
-    const { cpuShare } = options;
     const wanted = cpuShare === undefined ? cpuPagesFor(pages, lane.layerBytes, this.#meter.rates) : Math.round(cpuShare * pages);
     let tables = this.#tables;
     // A change costs tables, and is worth it from a few pages on.

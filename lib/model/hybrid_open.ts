@@ -1,6 +1,8 @@
 /** What a hybrid decode is made of: arguments checked, and everything allocated before the first step. */
+import type { CacheTiers } from "../cache/cache_tiers.js";
 import type { KvCache } from "../cache/kv_cache.js";
 import type { PageFormat } from "../cache/page_format.js";
+import { Sequence } from "../cache/sequence.js";
 import { KvasirError } from "../errors.js";
 import { checkInteger, checkOptions, describe } from "../options.js";
 import { shapeText } from "../shape.js";
@@ -8,14 +10,19 @@ import type { Stream } from "../stream.js";
 import { Tensor } from "../tensor.js";
 import { checkSampling, type DecodeProgram, type DecodePrograms, type Sampling } from "./decode_program.js";
 import { HybridAttention } from "./hybrid_attention.js";
-import { type HybridContext, type HybridSequence, placedContext } from "./hybrid_context.js";
+import { type HybridContext, type HybridSequence, placedContext, spreadContext } from "./hybrid_context.js";
 import { HybridLane } from "./hybrid_lane.js";
 import { HybridTiming } from "./hybrid_timing.js";
 import type { Transformer } from "./transformer.js";
 
 export interface HybridOptions {
-  /** The pool `[slots, elements_per_page]` in host memory, of the cache's page format; page-locked for a GPU (`allocateHostTensor`). */
-  hostPages: Tensor;
+  /**
+   * The pool `[slots, elements_per_page]` in host memory, of the cache's page format; page-locked for a GPU (`allocateHostTensor`). Default:
+   * the host pool of the model's tiers, and for sequences that are given without `hostSlots` no other will do.
+   */
+  hostPages?: Tensor | undefined;
+  /** Sequences without `hostSlots`: how many of the last pages are brought to the device first; default 1. */
+  devicePages?: number | undefined;
   /** By sequence; default greedy. */
   sampling?: readonly Sampling[] | undefined;
   /** Share of the host pages that the CPU reads, 0 to 1; 0 streams all of them. Default: what measured rates say, anew each step. */
@@ -26,51 +33,81 @@ export interface HybridOptions {
   ringChunks?: number | undefined;
 }
 
-export interface HybridParts {
+/** What of a model takes part. */
+export interface HybridPlace {
   transformer: Transformer;
   stream: Stream;
   programs: DecodePrograms;
+  tiers: CacheTiers | undefined;
+  /** Of the tiers. */
+  hostPool: Tensor | undefined;
+}
+
+export interface HybridParts extends HybridPlace {
   program: DecodeProgram;
   contexts: readonly HybridContext[];
-  options: HybridOptions;
+  sampling: readonly Sampling[];
+  cpuShare: number | undefined;
+  hostPages: Tensor;
   chunkPages: number;
   lane: HybridLane;
   attention: HybridAttention;
   timing: HybridTiming;
 }
 
-const optionNames = ["hostPages", "sampling", "cpuShare", "chunkPages", "ringChunks"];
+const optionNames = ["hostPages", "devicePages", "sampling", "cpuShare", "chunkPages", "ringChunks"];
 
 /** @throws as `model.decodeHybrid` */
 export async function openHybrid(
-  transformer: Transformer,
-  stream: Stream,
-  programs: DecodePrograms,
-  sequences: readonly HybridSequence[],
+  place: HybridPlace,
+  sequences: readonly (Sequence | HybridSequence)[],
   options: HybridOptions,
 ): Promise<HybridParts> {
+  const { transformer, stream, programs } = place;
   const { device, cache, store, config } = transformer.parts;
   const { format } = checkCache(cache);
-  const { chunkPages, ringChunks, hostPages, sampling } = checkHybrid(options, format, sequences.length);
-  const contexts = sequences.map((sequence) => placedContext(cache, sequence, hostPages.shape[0] as number));
+  checkOptions("decodeHybrid", options, optionNames);
+  const hostPages = checkPool(options.hostPages ?? place.hostPool, format);
+  const { chunkPages, ringChunks, sampling, cpuShare } = checkHybrid(options, sequences.length);
   const program = programs.take(
     sequences.length,
     sampling.every(({ temperature = 0 }) => temperature === 0),
   );
+  const contexts: HybridContext[] = [];
   let lane: HybridLane | undefined;
   try {
+    for (const sequence of sequences) contexts.push(await contextOf(place, sequence, hostPages, options.devicePages));
     lane = new HybridLane({ device, stream, hostPages, numLayers: format.numLayers, chunkPages, ringChunks });
     const timing = new HybridTiming(format.numLayers);
     const { rows } = program;
     const host = hostPages.device;
     const shared = { device, stream, host, store, format, hostPages, lane, rows, numQoHeads: config.numQoHeads };
     const attention = await HybridAttention.create({ ...shared, sampledLayers: timing.layers });
-    return { transformer, stream, programs, program, contexts, options, chunkPages, lane, attention, timing };
+    return { ...place, program, contexts, sampling, cpuShare, hostPages, chunkPages, lane, attention, timing };
   } catch (error) {
     lane?.dispose();
+    for (const context of contexts) context[Symbol.dispose]();
     programs.give(program);
     throw error;
   }
+}
+
+async function contextOf(
+  { transformer, tiers, hostPool }: HybridPlace,
+  sequence: Sequence | HybridSequence,
+  hostPages: Tensor,
+  devicePages: number | undefined,
+): Promise<HybridContext> {
+  const { cache } = transformer.parts;
+  if (!(sequence instanceof Sequence)) return placedContext(cache, sequence, hostPages.shape[0] as number);
+  if (tiers === undefined || hostPages !== hostPool) {
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      "sequences is given one without hostSlots, expected a model with tiers.host, and no hostPages",
+    );
+  }
+  await tiers.spread(sequence, { devicePages });
+  return spreadContext(cache, sequence);
 }
 
 /** @throws ERR_KVASIR_UNSUPPORTED for caches whose host pages cannot be attended to in any order */
@@ -91,24 +128,33 @@ function checkCache(cache: KvCache): KvCache["groups"][number] {
   );
 }
 
-function checkHybrid(
-  options: HybridOptions,
-  format: PageFormat,
-  count: number,
-): { chunkPages: number; ringChunks: number; hostPages: Tensor; sampling: readonly Sampling[] } {
-  checkOptions("decodeHybrid", options, optionNames);
-  const hostPages: unknown = options?.hostPages;
+function checkPool(hostPages: unknown, format: PageFormat): Tensor {
+  if (hostPages === undefined) {
+    throw new KvasirError(
+      "ERR_KVASIR_INVALID_ARGUMENT",
+      "hostPages is missing: give the pool in host memory, or load the model with tiers.host",
+    );
+  }
   if (!(hostPages instanceof Tensor) || hostPages.device.backend !== "cpu") {
     const found = hostPages instanceof Tensor ? `a tensor on ${hostPages.device.backend}` : describe(hostPages);
     throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `hostPages is ${found}, expected a tensor of a CPU device`);
   }
   const elements = format.offsets.length * format.pageSize * format.headDim;
-  if (hostPages.dtype !== format.dtype || hostPages.shape.length !== 2 || hostPages.shape[1] !== elements) {
-    throw new KvasirError(
-      "ERR_KVASIR_SHAPE",
-      `hostPages is ${hostPages.dtype} ${shapeText(hostPages.shape)}, expected ${format.dtype} [slots, ${elements}], from the cache's pages`,
-    );
-  }
+  if (hostPages.dtype === format.dtype && hostPages.shape.length === 2 && hostPages.shape[1] === elements) return hostPages;
+  throw new KvasirError(
+    "ERR_KVASIR_SHAPE",
+    `hostPages is ${hostPages.dtype} ${shapeText(hostPages.shape)}, expected ${format.dtype} [slots, ${elements}], from the cache's pages`,
+  );
+}
+
+interface HybridSettings {
+  chunkPages: number;
+  ringChunks: number;
+  sampling: readonly Sampling[];
+  cpuShare: number | undefined;
+}
+
+function checkHybrid(options: HybridOptions, count: number): HybridSettings {
   const sampling = options.sampling ?? Array.from({ length: count }, () => ({}));
   if (sampling.length !== count) {
     throw new KvasirError(
@@ -122,8 +168,8 @@ function checkHybrid(
     throw new KvasirError("ERR_KVASIR_INVALID_ARGUMENT", `cpuShare is ${describe(cpuShare)}, expected a number from 0 to 1`);
   }
   return {
-    hostPages,
     sampling,
+    cpuShare,
     chunkPages: checkInteger("chunkPages", options.chunkPages ?? 128, 1, 1 << 20),
     ringChunks: checkInteger("ringChunks", options.ringChunks ?? 4, 1, 64),
   };

@@ -290,13 +290,22 @@ export class Model implements Disposable {
   }
 
   /**
-   * A batch whose sequences have most of their pages in host memory (`HybridSequence`): the device, the CPU and the link between them share
-   * each step's attention. Results are those of `decode` but for rounding.
-   * @throws (rejection) ERR_KVASIR_UNSUPPORTED for a cache with windows, or with keys stored before RoPE; ERR_KVASIR_OUT_OF_MEMORY,
-   * ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_SHAPE, ERR_KVASIR_PAGE_OUT_OF_RANGE, ERR_KVASIR_UNKNOWN_OPTION
+   * A batch whose sequences have pages in host memory: the device, the CPU and the link between them share each step's attention. A suspended
+   * sequence of a model with `tiers.host` decodes with its pages where they are, and is suspended again when the batch is disposed; of a
+   * `HybridSequence` the caller says where they are. Results are those of `decode` but for rounding.
+   * @throws (rejection) ERR_KVASIR_UNSUPPORTED for a cache with windows, or with keys stored before RoPE; ERR_KVASIR_OUT_OF_PAGES where the
+   * device has no room for `devicePages`; ERR_KVASIR_OUT_OF_MEMORY, ERR_KVASIR_INVALID_ARGUMENT, ERR_KVASIR_SHAPE,
+   * ERR_KVASIR_PAGE_OUT_OF_RANGE, ERR_KVASIR_UNKNOWN_OPTION, ERR_KVASIR_DISPOSED
    */
-  async decodeHybrid(sequences: readonly HybridSequence[], options: HybridOptions): Promise<HybridDecode> {
-    return new HybridDecode(await openHybrid(this.#transformer, this.stream, this.#programs, sequences, options));
+  async decodeHybrid(sequences: readonly (Sequence | HybridSequence)[], options: HybridOptions = {}): Promise<HybridDecode> {
+    const place = {
+      transformer: this.#transformer,
+      stream: this.stream,
+      programs: this.#programs,
+      tiers: this.tiers,
+      hostPool: this.#tiers?.hostPages[0],
+    };
+    return new HybridDecode(await openHybrid(place, sequences, options));
   }
 
   /** Continues a prompt, token by token; see `GenerateOptions`. */

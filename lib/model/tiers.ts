@@ -73,6 +73,8 @@ export interface OpenTiers {
   readonly fingerprint: Uint8Array;
   /** Host memory belongs to it; the device itself where that is a CPU. */
   readonly host: Device;
+  /** The host pool by layer group, [slots, elements_per_page]; empty without one. */
+  readonly hostPages: readonly Tensor[];
   /** Ends the keyed tiers, then frees host memory. */
   close(): Promise<void>;
 }
@@ -120,7 +122,7 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     mover.dispose();
     await free();
   };
-  return { tiers, fingerprint: fingerprint(identity), host, close };
+  return { tiers, fingerprint: fingerprint(identity), host, hostPages, close };
 }
 
 /** Pinned for a GPU. */
