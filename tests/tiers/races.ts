@@ -71,7 +71,7 @@ const runs: Record<Race, Run> = {
   store: async (rig, round, beSlow) => {
     using sequence = write(rig, round, beSlow);
     await rig.tiers.swapOut(sequence);
-    return readBack(rig, sequence, round);
+    return await readBack(rig, sequence, round);
   },
   overwrite: async (rig, round, beSlow) => {
     const { tiers, patterns, onDevice, stream } = rig;
@@ -95,7 +95,7 @@ const runs: Record<Race, Run> = {
     using other = write(rig, round + 500);
     await rig.stream.finished();
     other.dispose();
-    return readBack(rig, sequence, round);
+    return await readBack(rig, sequence, round);
   },
 };
 
