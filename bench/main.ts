@@ -23,10 +23,12 @@ import { attentionPrefill } from "./suites/attention_prefill.js";
 import { decodeStep } from "./suites/decode_step.js";
 import { diskTier } from "./suites/disk_tier.js";
 import { execution } from "./suites/execution.js";
+import { hybridDecode } from "./suites/hybrid_decode.js";
 import { pageKeyRates } from "./suites/page_keys.js";
 import { remoteTier } from "./suites/remote_tier.js";
 import { swap } from "./suites/swap.js";
 import { pageCopy } from "./suites/page_copy.js";
+import { pageIntegrity } from "./suites/page_integrity.js";
 import { pagePool } from "./suites/page_pool.js";
 
 type Suite = (
@@ -43,14 +45,16 @@ const suites = {
   execution,
   page_keys: pageKeyRates,
   page_copy: pageCopy,
+  page_integrity: pageIntegrity,
   swap,
   page_pool: pagePool,
   remote_tier: remoteTier,
   disk_tier: diskTier,
+  hybrid_decode: hybridDecode,
 } as const satisfies Record<string, Suite>;
 type SuiteName = keyof typeof suites;
 /** The suites that can be run in part. */
-const selective: readonly SuiteName[] = ["attention_decode"];
+const selective: readonly SuiteName[] = ["attention_decode", "remote_tier"];
 
 const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suites).join(", ")}; all by default)
 
@@ -58,7 +62,7 @@ const help = `usage: kvasir bench [options] [SUITE ...]      (${Object.keys(suit
   --json           print the results as JSON, too
   --only TEXT      ${selective.join(", ")}: only cells whose name contains TEXT; writes no file
   --dir PATH       disk_tier: a folder on the file system to measure; default that of temporary files
-  --no-peers       ${selective.join(", ")}: without PyTorch; writes no file
+  --no-peers       attention_decode: without PyTorch; writes no file
   --url URL        remote_tier: a server to measure, redis://host:port; default one that it starts on loopback
 `;
 

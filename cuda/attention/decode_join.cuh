@@ -41,12 +41,8 @@ __device__ __forceinline__ void write_output(const AttentionParams& p, const Ite
   acc = some ? make_float4(acc.x * factor, acc.y * factor, acc.z * factor, acc.w * factor) : make_float4(0.f, 0.f, 0.f, 0.f);
   const int64_t token = item.request.qo_begin + query;
   if (piece == 0 && p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = state.lse();
-  char* const out = p.out + token * p.out_token + head * p.out_head;
-  if (p.out_f32) {
-    *reinterpret_cast<float4*>(out + piece * 16) = acc;
-  } else {
-    *reinterpret_cast<uint2*>(out + piece * 8) = make_uint2(pack2<T>(acc.x, acc.y), pack2<T>(acc.z, acc.w));
-  }
+  *reinterpret_cast<uint2*>(p.out + token * p.out_token + head * p.out_head + piece * 8) =
+      make_uint2(pack2<T>(acc.x, acc.y), pack2<T>(acc.z, acc.w));
 }
 
 // A normalised partial for the combine kernel (p.num_splits parts a row).

@@ -69,11 +69,11 @@ struct AttentionParams {
   // Batch-invariant (fold.cuh): num_splits is how many CTAs share a row's segments, of requests of at most split_tokens queries;
   // their partials are part_out [part_rows, head_dim], not normalised, beside their (max, sum).
   int split_tokens;     // kAllTokens: all requests
-  float2* part_state;  // [part_rows]
+  float2* part_state;   // [part_rows]
   int64_t* part_begin;  // [batch, num_kv_heads]: the first partial, or -1
-  float* totals;        // [total_q, num_qo_heads, head_dim]: acc of the segments so far, of rows whose segments follow one another
+  float* totals;        // [total_q, num_qo_heads, head_dim]: acc of the segments so far, where they follow one another
 
-  bool out_f32;  // out is f32, and q is not
+  bool out_f32;  // out is f32, and q is not: for the kernels that join splits, that fold segments, and the plain one
 
   KVASIR_HD bool paged() const { return pages != nullptr; }
   // Where stream-K joins its partials: a mailbox of AttentionPlan::mailbox bytes, and a workspace.

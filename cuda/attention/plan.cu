@@ -124,8 +124,10 @@ bool has_bulk_copies(const Hardware& hardware) {
   return hardware.cc_major >= 9 && *std::max_element(std::begin(kArchitectures), std::end(kArchitectures)) >= 900;
 }
 
-// Stream-K over all CTAs, or an asked-for number of equal splits for every request.
-void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const DecodeTile& tile, const Hardware& hardware) {
+// Stream-K over all CTAs, or an asked-for number of equal splits for every request, `keys` long. Results in f32 come from splits,
+// for it is the kernel that joins them which writes such.
+void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const DecodeTile& tile, int64_t keys,
+                 const Hardware& hardware) {
   AttentionParams& p = plan.params;
   plan.kernel = AttentionKernel::decode;
   plan.decode_rows = tile.rows;
@@ -133,11 +135,15 @@ void plan_decode(AttentionPlan& plan, const kvasir_attention_args& a, const Deco
   // A copy's box must lie in one page.
   p.box_rows = p.paged() && p.page_size % tile.keys != 0 ? kPageGroup : tile.keys;
   p.num_splits = std::min(a.num_splits, 256);
+  p.slots = std::min(hardware.sm_count * tile.ctas_per_sm, kMaxWorkers);
+  const int64_t group = p.num_qo_heads / p.num_kv_heads;
+  const int64_t items = int64_t{p.batch} * p.num_kv_heads * ceil_div(p.qo_each * group, tile.rows);
+  if (p.out_f32) {
+    if (p.num_splits == 0) p.num_splits = choose_splits(items, p.slots, ceil_div(keys, 4 * tile.keys), 2);
+    p.num_splits = std::max(p.num_splits, 2);
+  }
   if (p.num_splits == 0) {
-    p.slots = std::min(hardware.sm_count * tile.ctas_per_sm, kMaxWorkers);
     p.by_slots = FastDiv(static_cast<uint32_t>(p.slots));
-    const int64_t group = p.num_qo_heads / p.num_kv_heads;
-    const int64_t items = int64_t{p.batch} * p.num_kv_heads * ceil_div(p.qo_each * group, tile.rows);
     if (p.qo_indptr == nullptr && items > 0 && items <= p.slots) {
       p.even_items = static_cast<int>(items);
       p.even_workers = stream_k_workers(items * p.slots, items, p.slots, p.slots, kLeastTiles);
@@ -212,7 +218,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     waves = 4;
   } else if (const DecodeTile* tile = p.batch_invariant ? nullptr : find_decode_tile(*shape, has_bulk_copies(hardware), rows);
              tile != nullptr) {
-    plan_decode(plan, a, *tile, hardware);
+    plan_decode(plan, a, *tile, keys, hardware);
     return plan;
   } else {
     plan.kernel = rows <= shape->small.rows ? AttentionKernel::prefill_small : AttentionKernel::prefill;
@@ -236,6 +242,7 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
     return plan;
   }
   p.num_splits = a.num_splits > 0 ? std::min(a.num_splits, 256) : choose_splits(ctas, slots, ceil_div(keys, tile_keys), waves);
+  if (p.out_f32 && tensor_cores) p.num_splits = std::max(p.num_splits, 2);
   if (p.num_splits > 1) {
     p.part_rows = p.total_q;
     plan.workspace = static_cast<size_t>(p.num_splits * p.part_rows * p.num_qo_heads * (p.head_dim + 1)) * sizeof(float);

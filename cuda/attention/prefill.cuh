@@ -408,7 +408,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
         }
       }
       if (live && pair == 0 && p.lse != nullptr) p.lse[(s.request.qo_begin + query) * p.lse_token + head * p.lse_head] = lse;
-      if (p.out_f32) {
+      if (kFolded && p.out_f32) {
         char* const to = p.out + (s.request.qo_begin + query) * p.out_token + head * p.out_head + pair * 8;
 #pragma unroll
         for (int j = 0; j < kD / 8; ++j) {
@@ -424,7 +424,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kCtasPerSm) prefill_ke
       }
     }
   }
-  if (split || p.out_f32) return;
+  if (split || (kFolded && p.out_f32)) return;
   __syncwarp();  // the warp's own rows only
   for (int r = warp_row + lane / Sw::kChunks; r < min(rows, warp_row + Shape::kWarpRows); r += 32 / Sw::kChunks) {
     const int row = row_begin + r, query = p.group.div(row), head = kv_head * group + row - query * group,

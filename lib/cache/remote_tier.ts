@@ -136,7 +136,11 @@ export class RemoteTier implements TierDriver {
     return this.#isUsable;
   }
 
-  /** Most bytes that were in flight at once. */
+  /** Bytes under way, those of aborted calls included, and the most that were at once. */
+  get bytesInFlight(): number {
+    return this.#staging.window.used;
+  }
+
   get peakBytesInFlight(): number {
     return this.#staging.window.peak;
   }

@@ -26,6 +26,8 @@ interface Transfer {
   offset: number;
   bytes: number;
   done: (result: number | Error) => void;
+  /** The client handed the value out itself, since replies are not diverted. */
+  isCopied?: boolean;
 }
 
 const settings = workerData as WorkerSettings;
@@ -35,9 +37,6 @@ const expiry = settings.ttlSeconds > 0 ? ["EX", String(settings.ttlSeconds)] : [
 
 /** Transfers that wait for a connection, first come, first served. */
 const waiting: Transfer[] = [];
-
-/** Values that the client handed out itself, since replies are not diverted. */
-let copied = 0;
 
 /** Replies of one turn of the event loop go out as one message. */
 let outbox: Numbered<Reply>[] = [];
@@ -58,18 +57,22 @@ function errorOf(thrown: unknown): Error {
 }
 
 /** Bytes of the value, or what became of it. */
-async function transfer(connection: Connection, { type, key, offset, bytes }: Transfer): Promise<number> {
+async function transfer(connection: Connection, one: Transfer): Promise<number> {
+  const { type, key, offset, bytes } = one;
   if (type === "set") {
     await connection.send(["SET", key, staging.subarray(offset, offset + bytes), ...expiry], bytes);
     return bytes;
   }
   const command = expiry.length > 0 ? ["GETEX", key, ...expiry] : ["GET", key];
-  const value = await connection.send(command, bytes, { offset, bytes });
+  const value = await connection.send(command, bytes, { offset, bytes }).catch((error: Error) => {
+    if (error.message.startsWith("WRONGTYPE")) return 0; // a list, or the like: no page has so few bytes
+    throw error;
+  });
   if (value === null) return VALUE_MISSING;
   if (typeof value === "number") return value;
   if (!Buffer.isBuffer(value)) throw new Error(`the reply to GET is a ${typeof value}`);
   value.copy(staging, offset, 0, Math.min(value.length, bytes));
-  copied++;
+  one.isCopied = true;
   return value.length;
 }
 
@@ -92,10 +95,11 @@ function sendWaiting(pages: readonly Connection[]): void {
 }
 
 async function transferAll(pages: readonly Connection[], { type, keys, offsets, bytes }: TransferRequest): Promise<Reply> {
-  const before = copied;
+  const transfers: Transfer[] = [];
   const results = keys.map((key, i) => {
-    return new Promise<number | Error>((done) => waiting.push({ type, key, offset: offsets[i] as number, bytes, done }));
+    return new Promise<number | Error>((done) => transfers.push({ type, key, offset: offsets[i] as number, bytes, done }));
   });
+  waiting.push(...transfers);
   sendWaiting(pages);
   const reply: Reply = {};
   const values: number[] = [];
@@ -107,7 +111,7 @@ async function transferAll(pages: readonly Connection[], { type, keys, offsets, 
       reply.failure ??= result.message;
     }
   }
-  return { ...reply, values, copied: copied - before };
+  return { ...reply, values, copied: transfers.filter(({ isCopied }) => isCopied).length };
 }
 
 const chunks = (keys: readonly string[]): string[][] =>

@@ -7,35 +7,7 @@ import { eachBackend } from "../device.js";
 import { expectError, expectRejection } from "../expect_error.js";
 import { randomFrom } from "../property/session_script.js";
 import { golden } from "./golden.js";
-import { exactModel, pageSize, withScheduler } from "./session_runs.js";
-
-interface Plan {
-  text: number[];
-  questions: { tokens: number[]; maxTokens: number; temperature: number; seed: number }[];
-}
-
-/** Conversations of two turns over different parts of a text, half of them greedy. */
-function plans(ids: readonly number[], count: number, maxTokens: number): Plan[] {
-  return Array.from({ length: count }, (_, i) => ({
-    text: ids.slice(20 * i, 20 * i + 150 + 37 * (i % 4)),
-    questions: [0, 1].map((turn) => ({
-      tokens: ids.slice(500 + 31 * i + turn, 500 + 31 * i + turn + 5 + 9 * ((i + turn) % 3)),
-      maxTokens: maxTokens - i,
-      temperature: i % 2,
-      seed: i,
-    })),
-  }));
-}
-
-async function converse(session: Session, plan: Plan, thinkMs: number): Promise<number[][]> {
-  await session.prefill(plan.text);
-  const answers: number[][] = [];
-  for (const { tokens, ...options } of plan.questions) {
-    answers.push((await session.ask(tokens, { ...options, stopTokens: [] }).result).tokens);
-    if (thinkMs > 0) await new Promise((resolve) => setTimeout(resolve, thinkMs));
-  }
-  return answers;
-}
+import { conversedAlone, converse, exactModel, pageSize, type Plan, plans, withScheduler } from "./session_runs.js";
 
 eachBackend((device) => {
   let large: Model;
@@ -46,12 +18,7 @@ eachBackend((device) => {
   });
   afterAll(() => large.dispose());
 
-  /** Answers of each conversation alone on a large cache. */
-  const alone = async (of: readonly Plan[]): Promise<number[][][]> => {
-    const answers: number[][][] = [];
-    for (const plan of of) answers.push(await withScheduler(large, {}, (scheduler) => converse(scheduler.open(), plan, 0)));
-    return answers;
-  };
+  const alone = (of: readonly Plan[]): Promise<number[][][]> => conversedAlone(large, of);
 
   describe("sessions of a model", () => {
     test("say what `generate` says", async () => {

@@ -168,6 +168,32 @@ eachBackend((device: Device) => {
       await model.close();
     });
 
+    test("swaps sequences through a host pool that is smaller than any of them", async () => {
+      using probe = await loadModel(device, modelFolder, options);
+      const path = join(folder, `passage-${device.backend}`);
+      const model = await open({ host: { bytes: 3 * pageBytesOf(probe) }, disk: { path, maxBytes: 64 * pageBytesOf(probe) } });
+      const tiers = model.tiers as CacheTiers;
+      let isFirst = true;
+      const made = await talk(model, 0, async (sequence) => {
+        const pages = Math.ceil(sequence.length / 64);
+        if (isFirst) await tiers.swapOut(sequence);
+        else {
+          tiers.suspend(sequence);
+          expect(await tiers.makeRoom(tiers.devicePages)).toBe(tiers.devicePages);
+        }
+        isFirst = false;
+        expect(tiers.missingPages(sequence)).toBe(pages);
+        const before = tiers.stats().keyed.disk?.loadedBytes as number;
+        await tiers.resume(sequence).ready;
+        expect((tiers.stats().keyed.disk?.loadedBytes as number) - before).toBeGreaterThanOrEqual(
+          (pages - 3) * pageBytesOf(model),
+        );
+        model.cache.checkIntegrity();
+      });
+      expect(made).toEqual(expected[0]);
+      await model.close();
+    });
+
     test("finds on disk what an earlier process wrote", async () => {
       const path = join(folder, `slab-${device.backend}`);
       const tiersOf = { host: { bytes: 64 << 20 }, disk: { path, maxBytes: 256 << 20 } };

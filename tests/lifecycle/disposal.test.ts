@@ -43,6 +43,9 @@ eachBackend((device) => {
     test("work enqueued before runs to its end", async () => {
       using out = device.zeros("f32", [64, 1024]);
       const stream = device.createStream();
+      using cleared = device.createEvent();
+      device.stream.record(cleared);
+      stream.wait(cleared);
       {
         using x = device.tensor("f32", [64, 1024], new Float32Array(65536).fill(2), { stream });
         for (let i = 0; i < 20; i++) siluMul(stream, { gate: x, up: x, out });

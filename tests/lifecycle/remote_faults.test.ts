@@ -158,7 +158,9 @@ onRedis("the remote tier in trouble", () => {
       stop.abort();
       expect(Array.from(await loading)).toEqual(all(32, FAILED));
       expect(Array.from(await looking)).toEqual(all(32, 0));
+      expect(tier.bytesInFlight).toBeGreaterThan(0); // what was sent is still to come
       gate.hold(false);
+      await until(() => tier.bytesInFlight === 0, "the window was whole again");
       expect(Array.from(await tier.load(at(batch, range(32, 64))))).toEqual(all(32, LOADED));
       await fixture.expectSlots(at(batch, range(32, 64)));
       await fixture.expectSlots(batch, () => false);

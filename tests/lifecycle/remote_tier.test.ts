@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { DAMAGED, FAILED, LOADED, MISSING, type PageBatch, PRESENT, REFUSED, STORED } from "../../lib/cache/tier_driver.js";
+import { DAMAGED, LOADED, MISSING, type PageBatch, PRESENT, REFUSED, STORED } from "../../lib/cache/tier_driver.js";
 import { fingerprint } from "../../lib/cache/tier_identity.js";
 import { expectRejection } from "../expect_error.js";
 import { onRedis, RedisServer } from "../redis_server.js";
@@ -206,12 +206,13 @@ onRedis("the remote tier", () => {
     expect(Array.from(await tier.load(batch))).toEqual([DAMAGED]);
   });
 
-  test("a value of another type under the key is a failure, and no harm", async () => {
+  test("a value of another type under the key is damaged, too, and no failure of the server", async () => {
     fixture = new RemoteFixture([1000]);
-    const tier = await fixture.open(server.url);
-    const batch = await fixture.pages(0, [0]);
+    const tier = await fixture.open(server.url, { failuresToOpen: 1 });
+    const batch = await fixture.pages(0, [0, 1]);
     await server.command("LPUSH", nameOf(batch, 0), "x");
-    expect(Array.from(await tier.load(batch))).toEqual([FAILED]);
+    expect(Array.from(await tier.load(batch))).toEqual([DAMAGED, MISSING]);
+    expect(await server.command("EXISTS", nameOf(batch, 0))).toBe(0);
     expect(tier.isConnected).toBe(true);
   });
 

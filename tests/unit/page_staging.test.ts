@@ -83,8 +83,8 @@ describe("pages", () => {
     expect(seen.size).toBe(4); // the last two are both a matter of length
     expect(await faults({ fingerprint: change(pages.fingerprint, 15) })).not.toContain(0);
     expect(await faults({ group: 2 })).not.toContain(0);
-    const at = (pages.offsets[1] as number) + stagedBytes(16, 500);
-    pages.staging[at] = (pages.staging[at] as number) ^ 0x10;
+    const place = (pages.offsets[1] as number) + stagedBytes(16, 500);
+    pages.staging[place] = (pages.staging[place] as number) ^ 0x10;
     expect((await faults({})).map((fault) => fault > 0)).toEqual([false, true, false]);
     pages.pool.dispose();
   });
