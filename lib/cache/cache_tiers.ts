@@ -173,8 +173,8 @@ export class CacheTiers implements ContextStore {
     const resuming = new Resuming(this.cache, this.#moves, this.#keyed, this.#evictor, sequence);
     const isRunning = this.cache.isRunning(this.cache.rowOf(sequence));
     const enqueued = isRunning ? resuming.start() : this.#return(resuming, sequence, options.signal);
-    const ready = enqueued.then(async () => {
-      this.#counts.lostTokens += before - sequence.length;
+    const ready = enqueued.then(() => {
+      if (!sequence.disposed) this.#counts.lostTokens += before - sequence.length;
       resuming.found.forEach((tokens, tier) => {
         this.#counts.foundTokens[tier] = (this.#counts.foundTokens[tier] as number) + tokens;
       });

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { PageMover } from "../../lib/cache/page_mover.js";
 import type { Device } from "../../lib/index.js";
 import { ContentMover } from "./content_run.js";
 import { DeviceRig } from "./device_rig.js";
@@ -34,6 +35,19 @@ export function contentCases(device: Device, bytes: number): void {
       expect(run.hostPages).toBeGreaterThan(0);
       if (disk > 0) expect(run.diskBytes).toBeGreaterThan(0);
       expect(run.lostTokens > 0).toBe(disk === 60);
+    });
+
+    test("are seen to be wrong when pages are mixed up", async () => {
+      const shape = { pageBytes: 64 << 10, numLayers: 4, devicePages: 40, hostPages: 400 };
+      const mixing = (right: PageMover): PageMover => ({
+        toHost: (group, from, to) => right.toHost(group, from.toReversed(), to),
+        toDevice: right.toDevice.bind(right),
+        quiet: () => right.quiet(),
+      });
+      const rig = await DeviceRig.open({ device, ...shape, mover: mixing });
+      const { wrongLayers } = await new ContentMover(rig, randomInt(2 ** 31)).move(16 << 20);
+      await rig.close();
+      expect(wrongLayers).toBeGreaterThan(0);
     });
   });
 

@@ -18,7 +18,7 @@ export interface ContentSoakOptions {
 }
 
 /** Pages of 2 MB in 8 layers; pools that are too small for all that lives in them. */
-const shape = { pageBytes: 2 << 20, numLayers: 8, devicePages: 256, hostPages: 512 };
+const shape = { pageBytes: 2 << 20, numLayers: 8, devicePages: 256, hostPages: 896 };
 const diskPages = 2048;
 const raceRounds = 200;
 const raceShape = { pageBytes: 4 << 20, numLayers: 8, devicePages: 12, hostPages: 24 };

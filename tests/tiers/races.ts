@@ -2,7 +2,7 @@
  * The three orders between copies and other work that a cache relies on, each put to a race that it loses without its event edge: work
  * that is slow comes first, and what must wait for it is enqueued at once.
  */
-import { probeRead } from "../../lib/index.js";
+import { probeRead, type Stream } from "../../lib/index.js";
 import type { PageMover } from "../../lib/cache/page_mover.js";
 import { DeviceRig, pageSize, type RigOptions } from "./device_rig.js";
 
@@ -47,9 +47,11 @@ export async function race(
   using sink = device.empty("i32", [1]);
   let lost = 0;
   try {
+    const readOnce = (): void => probeRead(rig.stream, { x: large, out: sink });
+    const reads = await readsOf(slowMs, rig.stream, readOnce);
     for (let round = 0; round < rounds; round++) {
       const wrong = await runs[name](rig, round, () => {
-        for (let i = 0; i < slowReads; i++) probeRead(rig.stream, { x: large, out: sink });
+        for (let i = 0; i < reads; i++) readOnce();
       });
       if (wrong > 0) lost++;
       await rig.tiers.idle();
@@ -61,9 +63,20 @@ export async function race(
   return lost;
 }
 
-/** Reading so many words so often takes milliseconds on any device. */
+/** Slow work reads so many words, as often as takes longer than anything that does not wait for it. */
 const slowWords = 16 << 20;
-const slowReads = 8;
+const slowMs = 12;
+
+/** How often the stream does something in so many milliseconds. */
+async function readsOf(ms: number, stream: Stream, readOnce: () => void): Promise<number> {
+  const sample = 8;
+  readOnce();
+  await stream.finished();
+  const begun = performance.now();
+  for (let i = 0; i < sample; i++) readOnce();
+  await stream.finished();
+  return Math.min(1000, Math.ceil((ms * sample) / (performance.now() - begun)));
+}
 
 type Run = (rig: DeviceRig, round: number, beSlow: () => void) => Promise<number>;
 
@@ -71,7 +84,7 @@ const runs: Record<Race, Run> = {
   store: async (rig, round, beSlow) => {
     using sequence = write(rig, round, beSlow);
     await rig.tiers.swapOut(sequence);
-    return readBack(rig, sequence, round);
+    return await readBack(rig, sequence, round);
   },
   overwrite: async (rig, round, beSlow) => {
     const { tiers, patterns, onDevice, stream } = rig;
@@ -95,7 +108,7 @@ const runs: Record<Race, Run> = {
     using other = write(rig, round + 500);
     await rig.stream.finished();
     other.dispose();
-    return readBack(rig, sequence, round);
+    return await readBack(rig, sequence, round);
   },
 };
 
