@@ -192,10 +192,10 @@ function decodeRow(bed: Bed, { name, decode, times }: Variant, bothGbPerS: numbe
     figures: {
       ms_per_token: timing.median_us / 1e3,
       cpu_share: stats.shares.cpu,
-      cpu_ms: stats.cpuMicroseconds / 1e3,
-      copy_ms: stats.copyMicroseconds / 1e3,
-      cpu_gb_per_s: stats.rates.cpuBytesPerUs / 1e3,
-      link_gb_per_s: stats.rates.linkBytesPerUs / 1e3,
+      ...(stats.cpuPages > 0 ? { cpu_ms: stats.cpuMicroseconds / 1e3, cpu_gb_per_s: stats.rates.cpuBytesPerUs / 1e3 } : {}),
+      ...(stats.streamedPages > 0
+        ? { copy_ms: stats.copyMicroseconds / 1e3, link_gb_per_s: stats.rates.linkBytesPerUs / 1e3 }
+        : {}),
       serial_us: stats.rates.serialUs,
     },
     peers: {},

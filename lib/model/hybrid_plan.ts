@@ -25,15 +25,19 @@ export const firstRates: Readonly<HybridRates> = { cpuBytesPerUs: 60_000, linkBy
  *
  *   serialUs + cpuBytes / cpuRate = linkBytes / linkRate,   cpuBytes + linkBytes = pages * layerBytes
  *
- * Where there are two pages or more each side keeps one, for a side without work has no rate to be measured.
+ * Each side keeps a 64th of the pages, one at least where there are two: a side without work has no rate to be measured, and one with
+ * very little has the wrong one.
  */
 export function cpuPagesFor(pages: number, layerBytes: number, rates: HybridRates): number {
   const bytes = pages * layerBytes;
   const cpuBytes = (bytes / rates.linkBytesPerUs - rates.serialUs) / (1 / rates.cpuBytesPerUs + 1 / rates.linkBytesPerUs);
   const wanted = Math.round(cpuBytes / layerBytes);
-  const least = pages >= 2 ? 1 : 0;
+  const least = leastPages(pages);
   return Math.max(least, Math.min(pages - least, wanted));
 }
+
+/** Pages that either side keeps. */
+export const leastPages = (pages: number): number => (pages >= 2 ? Math.max(1, Math.floor(pages / 64)) : 0);
 
 /** Averages in which older measurements count less and less; the first one counts alone. */
 export class RateMeter {

@@ -58,11 +58,11 @@ export interface AttentionArgs {
   causal?: boolean | undefined;
   /** Table rows are per request and KV head. @default false */
   perHeadRows?: boolean | undefined;
-  /** A request's result has the same bits whatever else is in the batch. @default false */
+  /** A query's result has the same bits whatever else is in the call: other requests, or more of its own queries. @default false */
   batchInvariant?: boolean | undefined;
   /**
    * Equal parts that each request's KV is split into; the result is merged. @default 0: the backend's choice, for decode runs of equal
-   * length over the whole batch (LeanAttention, arXiv 2405.10480)
+   * length over the whole batch (LeanAttention, arXiv 2405.10480). With `batchInvariant` it changes no bit.
    */
   numSplits?: number | undefined;
 }

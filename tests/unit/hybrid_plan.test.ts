@@ -1,7 +1,7 @@
 /** How a hybrid decode shares pages out: laws of the arithmetic, and every page exactly once. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { cpuPagesFor, firstRates, RateMeter, sharePages } from "../../lib/model/hybrid_plan.js";
+import { cpuPagesFor, firstRates, leastPages, RateMeter, sharePages } from "../../lib/model/hybrid_plan.js";
 
 const rates = fc.record({
   cpuBytesPerUs: fc.double({ min: 1, max: 1e6, noNaN: true }),
@@ -12,13 +12,14 @@ const pages = fc.integer({ min: 0, max: 100_000 });
 const layerBytes = fc.integer({ min: 1, max: 1 << 22 });
 
 describe("cpuPagesFor", () => {
-  test("leaves each side a page where there are two or more", () => {
+  test("leaves each side some pages where there are two or more", () => {
     fc.assert(
       fc.property(pages, layerBytes, rates, (count, bytes, measured) => {
         const cpu = cpuPagesFor(count, bytes, measured);
         expect(Number.isInteger(cpu)).toBe(true);
-        const least = count >= 2 ? 1 : 0;
-        expect(cpu).toBeGreaterThanOrEqual(Math.min(least, count));
+        const least = leastPages(count);
+        expect(least).toBe(count < 2 ? 0 : count < 128 ? 1 : Math.floor(count / 64));
+        expect(cpu).toBeGreaterThanOrEqual(least);
         expect(cpu).toBeLessThanOrEqual(count - least);
       }),
     );
@@ -31,7 +32,8 @@ describe("cpuPagesFor", () => {
           Math.max(measured.serialUs + (cpu * bytes) / measured.cpuBytesPerUs, ((count - cpu) * bytes) / measured.linkBytesPerUs);
         const chosen = cpuPagesFor(count, bytes, measured);
         const page = Math.max(bytes / measured.cpuBytesPerUs, bytes / measured.linkBytesPerUs);
-        for (let cpu = 1; cpu < count; cpu++) expect(time(chosen)).toBeLessThanOrEqual(time(cpu) + page);
+        const least = leastPages(count);
+        for (let cpu = least; cpu <= count - least; cpu++) expect(time(chosen)).toBeLessThanOrEqual(time(cpu) + page);
       }),
     );
   });
@@ -39,7 +41,7 @@ describe("cpuPagesFor", () => {
   test("halves pages between equal rates, and leaves a slow CPU with little", () => {
     expect(cpuPagesFor(1000, 1 << 18, { cpuBytesPerUs: 5e4, linkBytesPerUs: 5e4, serialUs: 0 })).toBe(500);
     expect(cpuPagesFor(1000, 1 << 18, { cpuBytesPerUs: 1e4, linkBytesPerUs: 4e4, serialUs: 0 })).toBe(200);
-    expect(cpuPagesFor(1000, 1 << 18, { cpuBytesPerUs: 1e4, linkBytesPerUs: 4e4, serialUs: 1e9 })).toBe(1);
+    expect(cpuPagesFor(1000, 1 << 18, { cpuBytesPerUs: 1e4, linkBytesPerUs: 4e4, serialUs: 1e9 })).toBe(15);
   });
 });
 
