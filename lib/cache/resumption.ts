@@ -135,11 +135,12 @@ export class Resuming {
     };
     let room = await this.#evictor.makeRoom(group, 0, need());
     this.#check(signal);
-    if (room < need() && pool.numArenas > 1) {
+    const lacking = need() - room;
+    if (lacking > 0 && pool.numArenas > 1 && pool.evictable(0) >= lacking) {
       const { row } = this.#sequence;
       this.#isResting = true;
       this.#cache.suspend(row);
-      await this.#evictor.makeRoom(group, 1, pool.numSlots(1));
+      await this.#evictor.makeRoom(group, 1, Math.min(pool.numSlots(1), pool.freeSlots(1) + lacking));
       this.#check(signal);
       this.#isResting = false;
       this.#cache.unsuspend(row);

@@ -164,15 +164,15 @@ const nothing = (): void => undefined;
 
 /** Operations, each with how often it comes. */
 export const operations: Record<string, readonly [weight: number, run: Operation]> = {
-  open: [6, (world, a, b) => void (world.isFree(a) && world.open(a, saltOf(b)))],
-  adopt: [12, openAndAdopt],
+  open: [4, (world, a, b) => void (world.isFree(a) && world.open(a, saltOf(b)))],
+  adopt: [11, openAndAdopt],
   append: [22, onFree((world, entry, b, c) => append(world, entry, 1 + (b % 40), c, b % 7))],
   appendMany: [6, (world, a, b) => appendMany(world, 1 + (a % 18), b)],
   // Pages for tokens that may never come.
   reserve: [2, onRunning((_, { sequence }, b) => void refuses(() => sequence.reserve(b % 50), "ERR_KVASIR_OUT_OF_PAGES"))],
   truncate: [3, on((_, entry, b) => truncate(entry, b % 60))],
   fork: [5, on(fork)],
-  dispose: [6, on((world, entry) => world.leave(entry))],
+  dispose: [10, on((world, entry) => world.leave(entry))],
   suspend: [9, onFilled(suspend)],
   resume: [12, onFilled((world, entry, b) => resume(world, entry, signalOf(world, b)))],
   swapOut: [5, onFilled(swapOut)],
