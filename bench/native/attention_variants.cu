@@ -10,7 +10,8 @@ namespace kvasir::cuda {
 #define PREFILL(...)                                                                                           \
   {                                                                                                            \
     using S = PrefillShape<HEAD_DIM, __VA_ARGS__>;                                                             \
-    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, prefill_smem_bytes<S, RaggedSource>(), \
+    constexpr int kBytes = prefill_smem_bytes<S, PrefillShared<S, RaggedSource>>();                            \
+    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, kBytes,                                \
                     launch_prefill<__nv_bfloat16, S, RaggedSource, false>});                                   \
   }
 // Rows, warps, keys, stages, CTAs an SM, Q in registers.

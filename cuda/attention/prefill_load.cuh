@@ -19,7 +19,6 @@ struct PrefillShape {
   static constexpr int kWarpRows = kRows / kWarps, kRowTiles = kWarpRows / 16;
   static constexpr int kGroups = kKeys / kPageGroup;
   static_assert(kWarpRows % 16 == 0 && kKeys % kPageGroup == 0 && (kStages == 1 || kStages == 2));
-  static_assert(kSegmentKeys % kKeys == 0);
 };
 
 // Bookkeeping of a CTA, in shared memory so that the main loop's registers stay with the fragments.
@@ -41,6 +40,7 @@ struct PrefillShared {
 // ... and of one that folds segments.
 template <class Shape, class Source>
 struct FoldedShared : PrefillShared<Shape, Source> {
+  static_assert(kSegmentKeys % Shape::kKeys == 0);
   int64_t part_begin;  // of (request, head); -1: the CTA walks all segments
   int first_segment;   // of the request
   SegmentWalk<kSegmentKeys / Shape::kKeys> walk;

@@ -9,6 +9,7 @@ import {
   loadModel,
   type Model,
   openDevice,
+  probeFma,
   type Sampling,
   type Sequence,
   type Tensor,
@@ -336,11 +337,11 @@ eachBackend((device) => {
     const parts = await spread(sequences, [20]);
     using hybrid = await model.decodeHybrid(parts, { hostPages });
     await hybrid.start(logits);
-    using gate = device.createEvent();
-    using slow = device.createStream();
-    using pool = device.empty("f32", [1 << 24]);
-    for (let i = 0; i < 40; i++) pool.fill(i, { stream: slow });
-    slow.record(gate);
+    using slow = openDevice("cpu", { threads: 1 });
+    using gate = slow.createEvent();
+    using out = slow.empty("i32", [1]);
+    probeFma(slow.stream, { out, iterations: 2000 }); // a good part of a second
+    slow.stream.record(gate);
     model.stream.wait(gate);
     const first = hybrid.step();
     const second = hybrid.step();
