@@ -3,8 +3,11 @@ import { randomInt } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { report, shrink } from "../tiers/shrink.js";
 import { formerFailures } from "../tiers/former_failures.js";
+import { finish, settle } from "../tiers/laws.js";
+import { step } from "../tiers/model_step.js";
+import { resume } from "../tiers/returning.js";
 import { randomTrace, replay } from "../tiers/trace.js";
-import { sabotages, type Sabotage, type WorldConfig } from "../tiers/world.js";
+import { pageSize, type Sabotage, sabotages, World, type WorldConfig } from "../tiers/world.js";
 
 /** Steps of a world, and worlds of a kind. */
 const steps = 4000;
@@ -43,6 +46,30 @@ describe("a cache with tiers behaves as texts do, and its books balance, after a
     const { failure } = await replay(trace);
     expect(failure).toBeUndefined();
   });
+});
+
+test("a sequence comes back though its own pages fill the host pool and another's the device", async () => {
+  const sizes = { devicePages: 10, hostPages: 4, farPages: 100, disk: 1e9, remote: 0 };
+  const world = new World({ ...sizes, groups: 1, policy: "lru", admitAtSecondUse: false, faults: false });
+  const [first, second] = [world.open(0, 0), world.open(1, 1)];
+  expect(step(world, [first], [8 * pageSize], 1)).toBe(true);
+  world.track(
+    "swapOut",
+    world.manager.swapOut(first.sequence),
+    () => undefined,
+    () => false,
+  );
+  await settle(world, 1);
+  expect(step(world, [second], [10 * pageSize], 1)).toBe(true);
+  world.manager.suspend(second.sequence);
+  const { pool } = world.cache.groups[0] as (typeof world.cache.groups)[number];
+  expect([pool.freeSlots(0), pool.freeSlots(1)]).toEqual([0, 0]);
+  first.state = "away";
+  resume(world, first, undefined, (error) => expect(error).toBeUndefined());
+  await settle(world, 2);
+  await finish(world, 3);
+  expect(world.failure).toBeUndefined();
+  expect(world.deeds.resumed).toBe(1);
 });
 
 describe("a mistake is found and its trace shortened", () => {
