@@ -1,6 +1,6 @@
 /** What must hold when a world comes to rest, and what must succeed when nothing stands in its way. */
 import { ACTIVE } from "../../lib/cache/page_pool.js";
-import { step } from "./model_step.js";
+import { codeOf, step } from "./model_step.js";
 import { adopt, resume } from "./returning.js";
 import { Random } from "./random.js";
 import { type Entry, pageSize, type World } from "./world.js";
@@ -105,6 +105,8 @@ export async function alone(world: World, number: number, seed: number): Promise
   if (pages > devicePages) return;
   const wasLength = entry.text.length;
   resume(world, entry, undefined, (error) => {
+    // Pages whose copy failed never came, and whoever shares them is told so.
+    if (world.moveFaults > 0 && codeOf(error) === "ERR_KVASIR_DEVICE_LOST") return;
     if (error !== undefined) world.fail(`sequence ${entry.id} of ${pages} pages, alone, was refused: ${String(error)}`);
   });
   await settle(world, seed + 1);
