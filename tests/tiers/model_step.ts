@@ -20,7 +20,7 @@ export function refuses(act: () => void, ...codes: string[]): boolean {
 
 /** The token after a text: mostly the next one of a sequence's prompt, as long as it began like that, or one of few. */
 function nextToken({ text, id }: Entry, a: number, i: number): number {
-  if (a % 8 !== 0) {
+  if (a % 5 !== 0) {
     const prompt = prompts[id % prompts.length] as Int32Array;
     if (text.length < prompt.length && text.common(prompt, text.length) === text.length) return prompt[text.length] as number;
   }

@@ -24,6 +24,9 @@ import { randomTrace, replay, type Trace } from "./trace.js";
 /** Operations of one world: a failure is found again by running so many at most. */
 const perTrace = 4000;
 
+/** A worker that is silent for so long is stuck. */
+const silentSeconds = 600;
+
 interface Job {
   seed: number;
   operations: number;
@@ -95,15 +98,24 @@ async function soak(jobs: Job[], workers: number): Promise<void> {
     for (let job = jobs.shift(); job !== undefined; job = jobs.shift()) {
       const { seed } = job;
       await new Promise<void>((resolve) => {
+        const fail = (failure: string): void => {
+          tally.add({ seed, operations: 0, counts: [], deeds: [], failure, isOver: true });
+          end();
+        };
+        const watch = setInterval(() => {
+          if (performance.now() - heard < 1000 * silentSeconds) return;
+          child.kill("SIGKILL");
+          fail(`it has done nothing for ${silentSeconds} seconds, which no shrinking takes: it goes round in circles`);
+        }, 1000);
+        let heard = performance.now();
         const hear = (progress: Progress): void => {
+          heard = performance.now();
           tally.add(progress);
           if (progress.isOver) end();
         };
-        const die = (code: number | null): void => {
-          tally.add({ seed, operations: 0, counts: [], deeds: [], failure: `its process ended with ${code}`, isOver: true });
-          end();
-        };
+        const die = (code: number | null): void => fail(`its process ended with ${code}`);
         const end = (): void => {
+          clearInterval(watch);
           child.off("message", hear).off("exit", die);
           resolve();
         };
