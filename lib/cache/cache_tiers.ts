@@ -18,6 +18,7 @@ import type { KvCache } from "./kv_cache.js";
 import type { PageMover } from "./page_mover.js";
 import { claimPrefix, dropClaim } from "./prefix_claim.js";
 import { NONE, SEALED } from "./page_pool.js";
+import { prefetch } from "./prefetch.js";
 import { Resuming } from "./resumption.js";
 import { SeenFilter } from "./seen_filter.js";
 import type { Sequence } from "./sequence.js";
@@ -60,6 +61,9 @@ export class CacheTiers implements ContextStore {
   /** Whether pages can leave the device and come back. */
   readonly hasTiers: boolean;
   readonly #counts: TierCounts;
+  /** What was looked ahead to last. */
+  #ahead: readonly Sequence[] = [];
+  #prefetched: Promise<void> = Promise.resolve();
 
   constructor(options: CacheTiersOptions) {
     const { cache, mover, drivers = [] } = options;
@@ -94,7 +98,7 @@ export class CacheTiers implements ContextStore {
 
   /**
    * Fills the empty sequence with the longest prefix of `tokens` that any tier holds, at most all but the last token. Resolves with how
-   * many tokens are in; compute that reads them is held until they are there.
+   * many tokens are in, once their pages are on the device; where there is no room for them it is 0.
    * @throws ERR_KVASIR_INVALID_ARGUMENT for a sequence with tokens, ERR_KVASIR_DISPOSED, the signal's reason
    */
   async adopt(sequence: Sequence, tokens: Int32Array, options: { signal?: AbortSignal | undefined } = {}): Promise<number> {
@@ -275,14 +279,22 @@ export class CacheTiers implements ContextStore {
     return Math.min(...this.cache.groups.map(({ pool }) => pool.freeSlots(0) + pool.reclaimable(0)));
   }
 
-  /** These suspended sequences run next, the nearest first: theirs are the last pages to leave the device. */
+  /**
+   * These suspended sequences run next, the nearest first: theirs are the last pages to leave the device, and what only keyed tiers hold
+   * of them is brought to the host pool. The same list again costs nothing.
+   */
   lookAhead(sequences: readonly Sequence[]): void {
+    const isSame = sequences.length === this.#ahead.length && sequences.every((sequence, i) => sequence === this.#ahead[i]);
+    if (isSame) return;
+    this.#ahead = [...sequences];
     for (const sequence of [...sequences].reverse()) {
       if (sequence.disposed) continue;
       for (const [group, { pool }] of this.cache.groups.entries()) {
-        for (const page of this.#pages(group, sequence.row).reverse()) pool.touch(page);
+        pool.touchChain(Int32Array.from(this.#pages(group, sequence.row)));
       }
     }
+    if (this.#keyed.drivers.length === 0) return;
+    this.#prefetched = this.#prefetched.then(() => prefetch(this.cache, this.#keyed, this.#ahead));
   }
 
   /** Keeps the sequence's pages alive, in whatever tier, until disposed, also after the sequence is. */
@@ -290,10 +302,9 @@ export class CacheTiers implements ContextStore {
     return this.cache.pin(this.cache.rowOf(sequence));
   }
 
-  /** Tokens that were needed back so far, by where they were found; "recompute": nowhere. */
   hits(): HitTokens {
-    const { foundTokens, promptTokens, lostTokens, adoptedTokens } = this.stats();
-    return { ...foundTokens, recompute: promptTokens - adoptedTokens + lostTokens };
+    const { foundTokens, lostTokens } = this.stats();
+    return { ...foundTokens, recompute: lostTokens };
   }
 
   stats(): TiersStats {
@@ -302,6 +313,7 @@ export class CacheTiers implements ContextStore {
 
   /** Resolves when nothing is in flight. */
   async idle(): Promise<void> {
+    await this.#prefetched;
     await this.#turn.take(async () => {
       await this.#moves.idle();
       await this.#keyed.idle();
@@ -344,9 +356,7 @@ export class CacheTiers implements ContextStore {
 
   /** Whether nothing of the sequence has to be asked of a keyed tier, which may have lost it. */
   #isInArenas(sequence: Sequence): boolean {
-    return this.cache.groups.every(({ pool }, group) =>
-      this.#pages(group, sequence.row).every((page) => pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1))),
-    );
+    return this.cache.groups.every(({ pool }, group) => this.#pages(group, sequence.row).every((page) => pool.isResident(page)));
   }
 
   #pages(group: number, row: number): number[] {

@@ -89,6 +89,11 @@ export class PageResidency extends PageReferences {
     return ((this.#flags[page] as number) & validBit(arena)) !== 0;
   }
 
+  /** Whether some arena holds the page's contents, or will once a copy under way has come. */
+  isResident(page: number): boolean {
+    return ((this.#flags[page] as number) & validMask) !== 0;
+  }
+
   /** Says whether the slot in the arena holds the page's contents. Without effect on a page that was dropped while a transfer ran. */
   setValid(page: number, arena: number, valid: boolean): void {
     if (this.inside.isGone(page)) return;

@@ -8,7 +8,7 @@ import type { Evictor } from "./evictor.js";
 import type { KeyedMoves } from "./keyed_moves.js";
 import type { KvCache } from "./kv_cache.js";
 import type { Move } from "./page_mover.js";
-import { MARK_LOAD, NONE, type PagePool } from "./page_pool.js";
+import { MARK_LOAD, NONE } from "./page_pool.js";
 import { Arrival } from "./rows.js";
 import type { Sequence } from "./sequence.js";
 
@@ -130,7 +130,7 @@ export class Resuming {
     const { pool } = this.#group(group);
     const need = (): number => {
       const lacks = (page: number): boolean =>
-        pool.slot(page, 0) === NONE && (isHere(pool, page) || this.#keyed.holds(group, page));
+        pool.slot(page, 0) === NONE && (pool.isResident(page) || this.#keyed.holds(group, page));
       return this.#pages(group).reduce((sum, page) => sum + (lacks(page) ? 1 : 0), 0);
     };
     let room = await this.#evictor.makeRoom(group, 0, need());
@@ -154,7 +154,7 @@ export class Resuming {
   async #load(group: number, signal?: AbortSignal): Promise<void> {
     const { pool } = this.#group(group);
     const arena = this.#keyed.arena;
-    const absent = (): number[] => this.#pages(group).filter((page) => !isHere(pool, page));
+    const absent = (): number[] => this.#pages(group).filter((page) => !pool.isResident(page));
     const wanted = (): number[] => absent().filter((page) => this.#keyed.holds(group, page));
     for (;;) {
       this.#check(signal);
@@ -190,7 +190,7 @@ export class Resuming {
     let tokens = this.#sequence.length;
     this.#cache.groups.forEach(({ pool }, group) => {
       const pages = this.#cache.rowPages(group, row);
-      const lost = pages.findIndex((page) => page !== NONE && !isHere(pool, page));
+      const lost = pages.findIndex((page) => page !== NONE && !pool.isResident(page));
       if (lost >= 0) tokens = Math.min(tokens, lost * this.#cache.pageSize);
     });
     if (tokens < this.#sequence.length) this.#cache.cutLost(row, tokens);
@@ -248,10 +248,6 @@ export class Resuming {
   #group(group: number): KvCache["groups"][number] {
     return this.#cache.groups[group] as KvCache["groups"][number];
   }
-}
-
-function isHere(pool: PagePool, page: number): boolean {
-  return pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1));
 }
 
 function outOfPages(need: number, free: number, slots: number): KvasirError {

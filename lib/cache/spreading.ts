@@ -8,7 +8,7 @@ import type { ArenaMoves } from "./arena_moves.js";
 import type { Evictor } from "./evictor.js";
 import type { KeyedMoves } from "./keyed_moves.js";
 import type { KvCache } from "./kv_cache.js";
-import { NONE, type PagePool } from "./page_pool.js";
+import { NONE } from "./page_pool.js";
 import type { Sequence } from "./sequence.js";
 
 export interface SpreadOptions {
@@ -56,7 +56,7 @@ async function liftLast(
     await keyed.idle();
     check(cache, sequence, signal);
   }
-  const absent = pages().filter((page) => !isHere(pool, page)).length;
+  const absent = pages().filter((page) => !pool.isResident(page)).length;
   if (absent > 0) {
     throw new KvasirError(
       "ERR_KVASIR_INVALID_ARGUMENT",
@@ -90,8 +90,4 @@ function check(cache: KvCache, sequence: Sequence, signal: AbortSignal | undefin
   signal?.throwIfAborted();
   const what = sequence.disposed ? "disposed" : cache.isSuspended(sequence.row) ? "suspended" : undefined;
   if (what !== undefined) throw new KvasirError("ERR_KVASIR_DISPOSED", `Sequence was ${what} while it was made ready`);
-}
-
-function isHere(pool: PagePool, page: number): boolean {
-  return pool.isValid(page, 0) || (pool.numArenas > 1 && pool.isValid(page, 1));
 }

@@ -104,11 +104,11 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     const common = { identity, pools: hostPages.length > 0 ? hostPages : devicePages };
     if (options.disk !== undefined) drivers.push(await openDiskTier({ ...options.disk, ...common }));
     if (options.remote !== undefined) drivers.push(await openRemoteTier({ ...options.remote, ...common }));
+    if (device !== host && hostPages.length > 0) await measureTransferPaths(device, host);
   } catch (error) {
     await free();
     throw error;
   }
-  if (device !== host && hostPages.length > 0) await measureTransferPaths(device, host);
   const mover = new DeviceMover({ device, stream, formats, devicePages, hostPages });
   const tiers = new CacheTiers({
     cache,

@@ -48,6 +48,11 @@ eachBackend((device: Device) => {
     return made;
   }
 
+  const pageBytesOfModel = async (): Promise<number> => {
+    using model = await loadModel(device, modelFolder, { ...options, cacheTokens: 64 });
+    return pageBytesOf(model);
+  };
+
   const open = (tiers: NonNullable<ModelOptions["tiers"]>, extra: ModelOptions = {}): Promise<Model> =>
     loadModel(device, modelFolder, { ...options, ...extra, tiers });
 
@@ -214,6 +219,35 @@ eachBackend((device: Device) => {
       sequence.dispose();
       second.cache.checkIntegrity();
       await second.close();
+    });
+
+    test("brings pages of a sequence that comes next from disk to the host pool", async () => {
+      const path = join(folder, `slab-ahead-${device.backend}`);
+      const bytes = await pageBytesOfModel();
+      const model = await open({ host: { bytes: 12 * bytes }, disk: { path, maxBytes: 256 << 20 } });
+      const tiers = model.tiers as CacheTiers;
+      using first = model.createSequence();
+      using second = model.createSequence({ salt: "other" });
+      const expectedTokens = await turn(model, first, ids.slice(0, 500), 20);
+      await turn(model, second, ids.slice(0, 500), 20);
+      for (const sequence of [first, second]) {
+        await tiers.swapOut(sequence);
+        await tiers.flush(sequence);
+      }
+      const loaded = (): number => tiers.stats().keyed.disk?.loads ?? 0;
+      const before = loaded();
+      tiers.lookAhead([first]);
+      await tiers.idle();
+      expect(loaded()).toBeGreaterThan(before);
+      const after = loaded();
+      tiers.lookAhead([first]); // the same list again costs nothing
+      await tiers.idle();
+      expect(loaded()).toBe(after);
+      await tiers.resume(first).ready;
+      expect(loaded()).toBe(after);
+      expect(expectedTokens).toEqual((expected[0] as number[]).slice(0, 20));
+      model.cache.checkIntegrity();
+      await model.close();
     });
 
     onRedis("over a Redis server", () => {
