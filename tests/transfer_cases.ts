@@ -1,4 +1,4 @@
-/** Laws of transfer streams and host tensors, on any device: contents, order, ends. */
+/** Laws of transfer streams, on any device: contents, order, ends. */
 import { describe, expect, test } from "vitest";
 import {
   type CopyPagesArgs,
@@ -8,12 +8,11 @@ import {
   type Tensor,
   type Transfer,
   allocateHostTensor,
-  isPinned,
-  openDevice,
   siluMul,
 } from "../lib/index.js";
 import { random } from "./attention_cases.js";
 import { expectError } from "./expect_error.js";
+import { type Bed, hostTensors } from "./host_tensor_cases.js";
 
 const seed = Number(process.env.KVASIR_TEST_SEED ?? Date.now() % 1_000_000);
 const context = `KVASIR_TEST_SEED=${seed}`;
@@ -38,12 +37,6 @@ function scattered(draw: () => number, slots: number, count: number): Int32Array
     [all[i], all[j]] = [all[j] as number, all[i] as number];
   }
   return all.slice(0, count);
-}
-
-/** Host memory as the device's transfers want it: pinned for CUDA; another tensor of the same device on the CPU. */
-interface Bed {
-  device: Device;
-  host: Device;
 }
 
 const hostTensor = ({ host, device }: Bed, slots: number, pageBytes: number): Promise<Tensor> =>
@@ -456,75 +449,6 @@ function ends(bed: Bed): void {
   });
 }
 
-function hostTensors(bed: Bed): void {
-  test("a host tensor is an ordinary tensor, aligned, pinned for its device", async () => {
-    const progress: number[] = [];
-    const bytes = 200 * 2 ** 20 + 4096;
-    using tensor = await allocateHostTensor(bed.host, "i32", [bytes / 4], {
-      pinnedFor: bed.device,
-      onProgress: (ready, total) => progress.push(ready / total),
-    });
-    expect(isPinned(tensor)).toBe(true);
-    expect(progress.at(-1)).toBe(1);
-    expect(progress.every((x, i) => x >= (progress[i - 1] ?? 0) && x <= 1)).toBe(true);
-    using view = tensor.slice(bytes / 4 - 4, bytes / 4);
-    await view.write(Int32Array.of(1, 2, 3, 4));
-    expect(isPinned(view)).toBe(true);
-    expect(Array.from(await view.read())).toEqual([1, 2, 3, 4]);
-    // Across the border of two chunks of 64 MiB.
-    const border = (64 * 2 ** 20) / 4;
-    using around = tensor.slice(border - 1000, border + 1000);
-    const data = Int32Array.from({ length: 2000 }, (_, i) => i * 3);
-    await around.write(data);
-    using there = bed.device.empty("i32", [2000]);
-    there.copyFrom(around);
-    expect(Array.from(await there.read())).toEqual(Array.from(data));
-  });
-
-  test("memory of any kind of tensor copies inside a program when it is pinned", async () => {
-    using host = await allocateHostTensor(bed.host, "f32", [1000], { pinnedFor: bed.device });
-    using back = await allocateHostTensor(bed.host, "f32", [1000], { pinnedFor: bed.device });
-    using there = bed.device.empty("f32", [1000]);
-    using program = bed.device.stream.program(() => {
-      there.copyFrom(host, { stream: bed.device.stream });
-      back.copyFrom(there, { stream: bed.device.stream });
-    });
-    for (const value of [5, 6]) {
-      await host.write(new Float32Array(1000).fill(value));
-      bed.device.stream.launch(program);
-      await bed.device.stream.finished();
-      expect((await back.readFloats()).every((x) => x === value)).toBe(true);
-    }
-  });
-
-  test("an allocation that is given up leaves nothing", async () => {
-    const before = bed.host.memory().allocatedBytes;
-    const abort = new AbortController();
-    const pending = allocateHostTensor(bed.host, "u8", [512, 2 ** 20], { pinnedFor: bed.device, signal: abort.signal });
-    abort.abort(new Error("changed my mind"));
-    await expect(pending).rejects.toThrow("changed my mind");
-    await expect(allocateHostTensor(bed.host, "u8", [1], { signal: AbortSignal.abort(new Error("no")) })).rejects.toThrow("no");
-    const failing = allocateHostTensor(bed.host, "u8", [256, 2 ** 20], {
-      onProgress: () => {
-        throw new Error("from the callback");
-      },
-    });
-    await expect(failing).rejects.toThrow("from the callback");
-    expect(bed.host.memory().allocatedBytes).toBe(before);
-  });
-
-  test("a host tensor outlives the device that it was pinned for", async () => {
-    const device = openDevice(bed.device.backend);
-    using tensor = await allocateHostTensor(bed.host, "u8", [64, 2 ** 20], { pinnedFor: device });
-    await tensor.select(3).write(new Uint8Array(2 ** 20).fill(9));
-    device.dispose();
-    expect(((await tensor.select(3).read()) as Uint8Array)[17]).toBe(9);
-    for (let i = 0; i < 500 && isPinned(tensor); i++) await new Promise((resolve) => setTimeout(resolve, 10));
-    expect(isPinned(tensor)).toBe(false);
-  });
-}
-
-/** `host`: the CPU device whose memory the device's transfers reach. */
 export function transferSuite(device: Device, host: Device): void {
   const bed: Bed = { device, host };
   describe("contents", () => contents(bed));

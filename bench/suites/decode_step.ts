@@ -5,23 +5,12 @@ import { fileURLToPath } from "node:url";
 import { type Device, type DType, type Model, type Sequence, attention, loadModel, randomModel } from "../../lib/index.js";
 import { bytesOf, Pattern } from "../data.js";
 import { measure, type Timing, summarise } from "../harness.js";
+import { llama8b, llamaConfig, llamaSmall, type ModelShape } from "../models.js";
 import type { Row } from "../results.js";
-
-/** The fields of a config.json that a step's cost follows from. */
-interface Shape {
-  num_hidden_layers: number;
-  hidden_size: number;
-  intermediate_size: number;
-  num_attention_heads: number;
-  num_key_value_heads: number;
-  head_dim: number;
-  vocab_size: number;
-  tie_word_embeddings?: boolean;
-}
 
 interface Subject {
   name: string;
-  shape: Shape;
+  shape: ModelShape;
   contexts: readonly number[];
   load(device: Device, options: { cacheTokens: number; chunkTokens: number }): Promise<Model>;
 }
@@ -32,25 +21,6 @@ const PAGE_SIZE = 64;
 const CPU_CACHE_BYTES = 4e9;
 const CHECKED_STEPS = 3;
 
-const llama8b: Shape = {
-  num_hidden_layers: 32,
-  hidden_size: 4096,
-  intermediate_size: 14336,
-  num_attention_heads: 32,
-  num_key_value_heads: 8,
-  head_dim: 128,
-  vocab_size: 128256,
-};
-const llamaSmall: Shape = {
-  num_hidden_layers: 4,
-  hidden_size: 1024,
-  intermediate_size: 2816,
-  num_attention_heads: 16,
-  num_key_value_heads: 4,
-  head_dim: 64,
-  vocab_size: 32000,
-};
-
 /** The bundled model's folder, also when this file runs from dist/bench. */
 function bundledFolder(): string {
   const places = ["../../examples/model", "../../../examples/model"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
@@ -60,12 +30,11 @@ function bundledFolder(): string {
 function subjects({ backend }: Device): Subject[] {
   const folder = bundledFolder();
   const random = backend === "cuda" ? llama8b : llamaSmall;
-  const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 131072, rope_theta: 500000, ...random };
   const contexts = [1024, 8192, 32768];
   return [
     {
       name: "bundled",
-      shape: JSON.parse(readFileSync(`${folder}/config.json`, "utf8")) as Shape,
+      shape: JSON.parse(readFileSync(`${folder}/config.json`, "utf8")) as ModelShape,
       contexts,
       load: (device, options) => loadModel(device, folder, options),
     },
@@ -73,15 +42,16 @@ function subjects({ backend }: Device): Subject[] {
       name: backend === "cuda" ? "llama 8b" : "llama small",
       shape: random,
       contexts: backend === "cuda" ? [...contexts, 131072] : contexts,
-      load: (device, options) => randomModel(device, config, options),
+      load: (device, options) => randomModel(device, llamaConfig(random), options),
     },
   ];
 }
 
-const tokenBytes = (s: Shape, dtype: DType): number => bytesOf(dtype, 2, s.num_hidden_layers, s.num_key_value_heads, s.head_dim);
+const tokenBytes = (s: ModelShape, dtype: DType): number =>
+  bytesOf(dtype, 2, s.num_hidden_layers, s.num_key_value_heads, s.head_dim);
 
 /** Weights that a step reads; of the embedding, as a rule a tensor of the head's size, only some rows. */
-function weightBytes(s: Shape, dtype: DType): number {
+function weightBytes(s: ModelShape, dtype: DType): number {
   const projections = 2 * (s.num_attention_heads + s.num_key_value_heads) * s.head_dim + 3 * s.intermediate_size;
   return bytesOf(dtype, s.hidden_size, s.num_hidden_layers * projections + s.vocab_size);
 }

@@ -17,6 +17,7 @@ import {
 import { Pattern, shuffled } from "../data.js";
 import { summarise } from "../harness.js";
 import { makeTarget, type Row, type SuiteOptions, type Target } from "../results.js";
+import { llama8b, llamaConfig, llamaSmall, type ModelShape } from "../models.js";
 import { fillCache } from "./decode_step.js";
 import { hybridCeilings } from "./hybrid_ceilings.js";
 
@@ -26,7 +27,7 @@ const GB = 1e9;
 const DEVICE_SHARE = 1 / 8;
 
 interface Scale {
-  config: Record<string, number>;
+  shape: ModelShape;
   context: number;
   /** Steps until shares have settled, and steps that are timed, a round; rounds. */
   warmup: number;
@@ -38,15 +39,7 @@ interface Scale {
 }
 const scales: Record<Device["backend"], Scale> = {
   cuda: {
-    config: {
-      num_hidden_layers: 32,
-      hidden_size: 4096,
-      intermediate_size: 14336,
-      num_attention_heads: 32,
-      num_key_value_heads: 8,
-      head_dim: 128,
-      vocab_size: 128256,
-    },
+    shape: llama8b,
     context: 131072,
     warmup: 16,
     steps: 8,
@@ -55,15 +48,7 @@ const scales: Record<Device["backend"], Scale> = {
     ceilingUs: 1e6,
   },
   cpu: {
-    config: {
-      num_hidden_layers: 4,
-      hidden_size: 1024,
-      intermediate_size: 2816,
-      num_attention_heads: 16,
-      num_key_value_heads: 4,
-      head_dim: 64,
-      vocab_size: 32000,
-    },
+    shape: llamaSmall,
     context: 16384,
     warmup: 10,
     steps: 6,
@@ -230,7 +215,6 @@ export async function hybridDecode(
   { conclude }: SuiteOptions,
 ): Promise<void> {
   const scale = scales[device.backend];
-  const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 131072, rope_theta: 500000, ...scale.config };
   const pages = scale.context / PAGE_SIZE;
   const devicePages = pages * DEVICE_SHARE;
   const deviceTokens = devicePages * PAGE_SIZE - 1; // the first step fills the last page
@@ -238,7 +222,7 @@ export async function hybridDecode(
   const threads = Math.max(1, availableParallelism() - (device.backend === "cuda" ? 2 : 0));
   using host = openDevice("cpu", { threads });
   if (device.backend === "cuda") await measureTransferPaths(device, host);
-  using model = await randomModel(device, config, { cacheTokens: devicePages * PAGE_SIZE, chunkTokens: 8 });
+  using model = await randomModel(device, llamaConfig(scale.shape), { cacheTokens: devicePages * PAGE_SIZE, chunkTokens: 8 });
   await fillCache(model);
   using hostPages = await makeHostPages(host, model, pages - devicePages);
   using sequence = model.createSequence();

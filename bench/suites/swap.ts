@@ -11,12 +11,13 @@ import {
 } from "../../lib/index.js";
 import { summarise } from "../harness.js";
 import { makeTarget, noAttention, type Row, type SuiteOptions, type Target } from "../results.js";
+import { llama8b, llamaConfig, llamaSmall, type ModelShape } from "../models.js";
 import { fillCache } from "./decode_step.js";
 
 const PAGE_SIZE = 64;
 
 interface Scale {
-  config: Record<string, number>;
+  shape: ModelShape;
   contexts: readonly number[];
   /** Tokens of a user's turn. */
   turn: number;
@@ -26,15 +27,7 @@ interface Scale {
 }
 const scales: Record<Device["backend"], Scale> = {
   cuda: {
-    config: {
-      num_hidden_layers: 32,
-      hidden_size: 4096,
-      intermediate_size: 14336,
-      num_attention_heads: 32,
-      num_key_value_heads: 8,
-      head_dim: 128,
-      vocab_size: 128256,
-    },
+    shape: llama8b,
     contexts: [4096, 32768],
     turn: 250,
     pipelined: [
@@ -44,15 +37,7 @@ const scales: Record<Device["backend"], Scale> = {
     repeats: 15,
   },
   cpu: {
-    config: {
-      num_hidden_layers: 4,
-      hidden_size: 512,
-      intermediate_size: 1408,
-      num_attention_heads: 8,
-      num_key_value_heads: 4,
-      head_dim: 64,
-      vocab_size: 8000,
-    },
+    shape: llamaSmall,
     contexts: [4096],
     turn: 250,
     pipelined: [{ context: 4096, question: 64 }],
@@ -194,12 +179,11 @@ export async function swap(
 ): Promise<void> {
   const scale = scales[device.backend];
   const longest = Math.max(...scale.contexts, ...scale.pipelined.map(({ context, question }) => context + question));
-  const config = { architectures: ["LlamaForCausalLM"], max_position_embeddings: 131072, rope_theta: 500000, ...scale.config };
-  const { num_hidden_layers: layers = 1, num_key_value_heads: heads = 1, head_dim: dim = 1 } = scale.config;
+  const { num_hidden_layers: layers, num_key_value_heads: heads, head_dim: dim } = scale.shape;
   const cacheTokens = longest + scale.turn;
   const bytes = (cacheTokens + 64 * PAGE_SIZE) * layers * heads * dim * 2 * (device.backend === "cuda" ? 2 : 4);
   const raw = await rawRates(device);
-  const model = await randomModel(device, config, { cacheTokens, tiers: { host: { bytes } } });
+  const model = await randomModel(device, llamaConfig(scale.shape), { cacheTokens, tiers: { host: { bytes } } });
   try {
     await fillCache(model);
     const pageBytes = model.cache.groups[0]?.format.pageBytes as number;

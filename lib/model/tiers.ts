@@ -71,8 +71,6 @@ export interface OpenTiers {
   readonly tiers: CacheTiers;
   /** Of the pages' identity. */
   readonly fingerprint: Uint8Array;
-  /** Host memory belongs to it; the device itself where that is a CPU. */
-  readonly host: Device;
   /** The host pool by layer group, [slots, elements_per_page]; empty without one. */
   readonly hostPages: readonly Tensor[];
   /** Ends the keyed tiers, then frees host memory. */
@@ -122,7 +120,7 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     mover.dispose();
     await free();
   };
-  return { tiers, fingerprint: fingerprint(identity), host, hostPages, close };
+  return { tiers, fingerprint: fingerprint(identity), hostPages, close };
 }
 
 /** Pinned for a GPU. */
