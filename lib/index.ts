@@ -3,12 +3,14 @@ export { DevicePageStore } from "./cache/device_store.js";
 export { type ContextStore, DeviceOnlyStore, type HitTokens, type Resumption } from "./cache/context_store.js";
 export type { CacheStats, GroupStats } from "./cache/cache_stats.js";
 export { CacheTiers, type CacheTiersOptions } from "./cache/cache_tiers.js";
+export { DeviceMover, type DeviceMoverOptions } from "./cache/device_mover.js";
 export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_tier.js";
 export { evictionPolicy, type PolicyName, policyNames } from "./cache/eviction_policies.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
 export { NONE, PagePool, type PagePoolOptions, type PageState } from "./cache/page_pool.js";
 export { openRemoteTier, type RemoteStats, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
+export type { Move, MoveOutcome, PageMover } from "./cache/page_mover.js";
 export type { PageStore } from "./cache/page_store.js";
 export type { Sequence } from "./cache/sequence.js";
 export type { PageBatch, TierDriver, TierStats } from "./cache/tier_driver.js";
@@ -40,6 +42,7 @@ export { loadModel, type Model, type ModelOptions, randomModel, type RandomModel
 export type { PrefillItem, PrefillOptions } from "./model/prefill.js";
 export { type RopeConfig, ropeFrequencies } from "./model/rope.js";
 export { type Checkpoint, openCheckpoint, openSafetensors, type TensorEntry } from "./model/safetensors.js";
+export type { TierOptions } from "./model/tiers.js";
 export { TextStream, type Tokenizer } from "./model/tokenizer.js";
 export {
   type KvEvent,
