@@ -78,7 +78,7 @@ export class CacheTiers implements ContextStore {
       pools[group]?.key(page, key, 0);
       return this.#seen.isSeenTwice(key);
     };
-    this.#evictor = new Evictor(pools, this.#moves, this.#keyed, admits);
+    this.#evictor = new Evictor(pools, this.#moves, this.#keyed, admits, () => !cache.hasSpread);
     this.#counts = {
       prompts: 0,
       promptTokens: 0,
@@ -198,6 +198,7 @@ export class CacheTiers implements ContextStore {
    */
   async spread(sequence: Sequence, options: SpreadOptions = {}): Promise<void> {
     const parts = { cache: this.cache, moves: this.#moves, keyed: this.#keyed, evictor: this.#evictor };
+    this.#keyed.isHostRead = true;
     await this.#turn.take(() => spreadSequence(parts, sequence, options));
   }
 

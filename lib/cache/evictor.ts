@@ -26,17 +26,21 @@ export class Evictor {
   readonly #keyed: KeyedMoves;
   /** Whether an unreferenced page is worth a place in the keyed tiers. */
   readonly #admits: (group: number, page: number) => boolean;
+  /** Whether the host pool's copies of pages on the device are of no use to anybody. */
+  readonly #isDuplicateIdle: () => boolean;
 
   constructor(
     pools: readonly PagePool[],
     moves: ArenaMoves,
     keyed: KeyedMoves,
     admits: (group: number, page: number) => boolean,
+    isDuplicateIdle: () => boolean,
   ) {
     this.#pools = pools;
     this.#moves = moves;
     this.#keyed = keyed;
     this.#admits = admits;
+    this.#isDuplicateIdle = isDuplicateIdle;
   }
 
   /** Frees slots of an arena until `want` are free, or nothing more can be freed. Resolves with how many are. */
@@ -159,7 +163,7 @@ export class Evictor {
   }
 
   #dropDuplicate(pool: PagePool): boolean {
-    const page = pool.duplicate();
+    const page = this.#isDuplicateIdle() ? pool.duplicate() : NONE;
     if (page === NONE) return false;
     pool.dropSlot(page, 1);
     return true;

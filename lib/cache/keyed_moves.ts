@@ -22,6 +22,8 @@ interface PrivateKey {
 
 export class KeyedMoves {
   readonly drivers: readonly TierDriver[];
+  /** Whether compute reads pages of the host pool where they lie: slots there are written once it has done what it was given, then. */
+  isHostRead = false;
   readonly #pools: readonly PagePool[];
   readonly #pageSize: number;
   readonly #mover: PageMover;
@@ -145,7 +147,7 @@ export class KeyedMoves {
   async #load(group: number, pages: readonly number[]): Promise<boolean[]> {
     const pool = this.#pools[group] as PagePool;
     const epochs = pages.map((page) => pool.mark(page, MARK_LOAD));
-    if (this.arena === 0) await this.#mover.quiet();
+    if (this.arena === 0 || this.isHostRead) await this.#mover.quiet();
     const come = pages.map(() => false);
     for (let driver = 0; driver < this.drivers.length; driver++) {
       const asked = pages.flatMap((page, i) => (!come[i] && !pool.isGone(page) && this.#isHeld(group, page, driver) ? [i] : []));

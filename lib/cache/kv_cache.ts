@@ -271,6 +271,11 @@ export class KvCache {
     return this.#rows.states[row] === SPREAD;
   }
 
+  /** Whether some row runs with pages where they lie, in the host pool too. */
+  get hasSpread(): boolean {
+    return this.#rows.states.includes(SPREAD);
+  }
+
   /** The row does not run any more: its pages may leave the device. Reserved pages are given back. A no-op the second time. */
   suspend(row: number): void {
     const keep = this.#pagesFor(this.length(row));

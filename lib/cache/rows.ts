@@ -87,6 +87,7 @@ export class Rows {
 
   give(row: number): void {
     this.lengths[row] = -1;
+    this.states[row] = RUNNING;
     this.logs[row] = undefined;
     this.arrivals[row] = undefined;
     this.#free.push(row);

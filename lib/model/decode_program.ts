@@ -133,14 +133,13 @@ export class DecodeProgram {
       });
       return { kvLen, rowStart, slotMapping };
     });
-    this.run({ ids: this.ids, positions: this.#positions, groups });
+    const inputs = { ids: this.ids, positions: this.#positions, groups };
+    this.#end(this.#transformer.forward(this.#stream, this.rows, inputs));
   }
 
-  /** The layers, for rows that have their place, and the choice of the next tokens. */
-  run(inputs: StepInputs): void {
-    const hidden = this.#transformer.forward(this.#stream, this.rows, inputs);
-    this.#transformer.logits(this.#stream, hidden, this.#logits);
-    this.#choose();
+  /** The layers, for rows that have their place, and the choice of the next tokens; in pieces, as `Transformer.layers`. */
+  *layers(inputs: StepInputs): Generator<number, void, void> {
+    this.#end(yield* this.#transformer.layers(this.#stream, this.rows, inputs));
   }
 
   dispose(): void {
@@ -157,6 +156,11 @@ export class DecodeProgram {
       this.#logits,
     ];
     for (const tensor of [...owned, ...this.kvLen, ...this.rowStart, ...this.#slotMapping]) tensor.dispose();
+  }
+
+  #end(hidden: Tensor): void {
+    this.#transformer.logits(this.#stream, hidden, this.#logits);
+    this.#choose();
   }
 
   #choose(): void {

@@ -33,6 +33,10 @@ export interface HybridAttentionParts {
   sampledLayers: readonly number[];
 }
 
+/** Of a chunk: wait, attention's kernels, release. Of a layer beside them: question and answer, own pages, stamps, merge. */
+const chunkOps = 4;
+const ownOps = 16;
+
 /** What changes from step to step. */
 export interface HybridStep {
   own: RowTable;
@@ -101,6 +105,12 @@ export class HybridAttention {
   begin(step: HybridStep): void {
     this.#step = step;
     this.#makeRoom(1 + (step.tables.cpu === undefined ? 0 : 1) + step.tables.chunks.length);
+  }
+
+  /** Operations of a layer of this step on the device's stream; no fewer than there are. */
+  get opsPerLayer(): number {
+    const { tables } = this.#step as HybridStep;
+    return ownOps + chunkOps * tables.chunks.length;
   }
 
   /** Enqueues a layer's attention of `q` [rows, heads, head_dim] to all pages, into `out`. */

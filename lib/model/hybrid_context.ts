@@ -18,6 +18,8 @@ export interface HybridContext extends Disposable {
   readonly row: number;
   /** Tokens of all pages. */
   readonly length: number;
+  /** @throws ERR_KVASIR_DISPOSED where the sequence is no longer what it was when the decode was made */
+  check(): void;
   /** Slots of the device pool in the order of their tokens: full pages, but for the last. */
   deviceSlots(): Int32Array;
   /** Slots of the host pool: full pages. */
@@ -43,6 +45,7 @@ export function placedContext(cache: KvCache, { sequence, hostSlots }: HybridSeq
     get length(): number {
       return slots.length * cache.pageSize + cache.length(row);
     },
+    check: () => cache.rowOf(sequence),
     deviceSlots: () => Int32Array.from({ length: table.rowLength(row) }, (_, entry) => table.slot(row, entry)),
     hostSlots: () => slots,
     [Symbol.dispose]: () => undefined,
@@ -67,6 +70,13 @@ export function spreadContext(cache: KvCache, sequence: Sequence): HybridContext
     row,
     get length(): number {
       return cache.length(row);
+    },
+    check: () => {
+      if (cache.isSpread(cache.rowOf(sequence))) return;
+      throw new KvasirError(
+        "ERR_KVASIR_DISPOSED",
+        "Sequence was suspended while it decodes in hybrid form; dispose the decode instead",
+      );
     },
     deviceSlots: () => slots(0),
     hostSlots: () => slots(1),

@@ -4,11 +4,12 @@
  * rates that earlier steps measured. New tokens go to pages on the device.
  */
 import { KvasirError } from "../errors.js";
-import type { Stream } from "../stream.js";
+import type { Event } from "../event.js";
 import type { Tensor } from "../tensor.js";
+import { Backlog } from "./backlog.js";
 import type { DecodeProgram } from "./decode_program.js";
 import { HybridLayout } from "./hybrid_layout.js";
-import type { HybridParts } from "./hybrid_open.js";
+import { disposeHybrid, type HybridParts } from "./hybrid_open.js";
 import { cpuPagesFor, type HybridRates, type HybridShares, RateMeter, sharePages } from "./hybrid_plan.js";
 import { type HybridTableParts, ShareTables } from "./hybrid_tables.js";
 
@@ -29,10 +30,17 @@ export interface HybridStats {
   rates: Readonly<HybridRates>;
 }
 
-/** Made by `model.decodeHybrid`; used as a `DecodeBatch` is. */
+/** Of a layer, and of what lies before and behind the layers, beside attention to pages; no fewer than there are. */
+const layerOps = 16;
+const otherOps = 32;
+
+/** Made by `model.decodeHybrid`; used as a `DecodeBatch` is. It has a stream of its own, ordered after and before the model's by events. */
 export class HybridDecode implements Disposable {
   readonly #parts: HybridParts;
-  readonly #stream: Stream;
+  /** What comes here from the model's stream, and goes there. */
+  readonly #begun: Event;
+  readonly #ended: Event;
+  readonly #backlog: Backlog;
   readonly #program: DecodeProgram;
   readonly #layout: HybridLayout;
   readonly #tableParts: HybridTableParts;
@@ -47,6 +55,8 @@ export class HybridDecode implements Disposable {
   #devicePages = 0;
   #bytesStreamed = 0;
   #times = { cpuMicroseconds: 0, copyMicroseconds: 0 };
+  /** The latest step is enqueued, or has failed. */
+  #turn: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
   /** @internal */
@@ -56,7 +66,9 @@ export class HybridDecode implements Disposable {
     const { pageSize } = cache;
     const { rows } = program;
     this.#parts = parts;
-    this.#stream = stream;
+    this.#begun = device.createEvent();
+    this.#ended = device.createEvent();
+    this.#backlog = new Backlog(stream);
     this.#program = program;
     this.#layout = new HybridLayout(device, stream, rows, pageSize);
     const slots = Int32Array.from({ length: lane.ringChunks * chunkPages }, (_, slot) => slot);
@@ -75,14 +87,15 @@ export class HybridDecode implements Disposable {
     if (!program.greedy) program.setSampling(sampling);
   }
 
-  /** Chooses the first tokens from logits `[sequences, vocab]`. */
+  /** Chooses the first tokens from logits `[sequences, vocab]`; before the first step. */
   start(logits: Tensor): Promise<Int32Array> {
     this.#check();
+    this.#begin();
     this.#program.start(logits);
     return this.#read(undefined);
   }
 
-  /** Continues from given tokens instead. */
+  /** Continues from given tokens instead; when the tokens of all steps have come. */
   startFrom(tokens: readonly number[]): void {
     this.#check();
     const ids = new Int32Array(this.#program.rows);
@@ -91,44 +104,18 @@ export class HybridDecode implements Disposable {
   }
 
   /**
-   * Writes each sequence's latest token into the cache and chooses its next one. Enqueues everything and returns at once; callers may run
-   * a step ahead of what they read.
-   * @throws ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed; ERR_KVASIR_DISPOSED
+   * Writes each sequence's latest token into the cache and chooses its next one. Callers may run a step ahead of what they read: steps are
+   * enqueued one after another, each as far as the stream has room at once and the rest as it gets on.
+   * @throws (rejection) ERR_KVASIR_OUT_OF_PAGES, and then nothing has changed; ERR_KVASIR_DISPOSED, ERR_KVASIR_DEVICE_LOST
    */
-  step(): Promise<Int32Array> {
-    this.enqueueStep();
-    return this.#read(this.#steps - 1);
+  async step(): Promise<Int32Array> {
+    const turn = this.#turn.then(() => this.#enqueue());
+    this.#turn = turn.catch(() => this.#forget());
+    const { tokens } = await turn;
+    return tokens;
   }
 
-  /** A step whose tokens nobody reads; it measures nothing either. @throws as `step` */
-  enqueueStep(): void {
-    this.#check();
-    const { contexts, transformer, attention, timing } = this.#parts;
-    const { cache } = transformer.parts;
-    const rows = contexts.map(({ row }) => row);
-    cache.reserve(
-      rows,
-      rows.map(() => 1),
-      true,
-    );
-    const tables = this.#tablesOfNow();
-    this.#countDraws();
-    const deviceSlots = contexts.map((context) => context.deviceSlots());
-    const own = this.#layout.update(contexts, deviceSlots);
-    const { positions, slotMapping } = this.#layout;
-    attention.begin({ own, tables, ...timing.stamps(this.#steps) });
-    this.#program.run({
-      ids: this.#program.ids,
-      positions,
-      groups: [{ slotMapping, rowStart: own.rowStart, kvLen: own.kvLen }],
-      attend: (layer, q, out) => attention.attend(layer, q, out),
-    });
-    for (const row of rows) cache.commit(row, 1);
-    this.#count(tables.shares, deviceSlots);
-    this.#share(contexts.map((context) => context.hostSlots()));
-  }
-
-  /** Logits `[rows, vocab]` f32 of the latest step, for ops on the same stream; the first rows are the sequences'. */
+  /** Logits `[sequences, vocab]` f32 of the latest step, once its tokens have come and until the next one. */
   get logits(): Tensor {
     return this.#program.logits;
   }
@@ -150,20 +137,20 @@ export class HybridDecode implements Disposable {
   }
 
   /**
-   * Frees what the decode took; enqueued work runs to its end, and sequences and host pages stay the caller's. Sequences that were suspended
-   * before are suspended again.
+   * Frees what the decode took; enqueued work runs to its end, a step that is not wholly enqueued is refused, and sequences and host pages
+   * stay the caller's. Sequences that were suspended before are suspended again.
    */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    const { lane, attention, programs, contexts } = this.#parts;
-    for (const context of contexts) context[Symbol.dispose]();
-    lane.dispose();
-    attention.dispose();
+    this.#end(); // whoever gets the pages next comes after what still writes to them
+    for (const context of this.#parts.contexts) context[Symbol.dispose]();
     this.#layout.dispose();
     this.#tables?.dispose();
     this.#tableParts.ringIndices.dispose();
-    programs.give(this.#program);
+    this.#begun.dispose();
+    this.#ended.dispose();
+    disposeHybrid(this.#parts);
   }
 
   [Symbol.dispose](): void {
@@ -172,6 +159,78 @@ export class HybridDecode implements Disposable {
 
   #check(): void {
     if (this.#disposed) throw new KvasirError("ERR_KVASIR_DISPOSED", "Hybrid decode was disposed; make another");
+  }
+
+  /** That nothing has happened since a wait on which the rest of a step depends. */
+  #checkAll(): void {
+    this.#check();
+    for (const context of this.#parts.contexts) context.check();
+  }
+
+  /**
+   * One step, by one caller at a time. Its tokens' read is enqueued with it, before the next step overwrites them. Whenever others
+   * get their turn, the model's stream comes after what was enqueued here: they may move and free pages as if nothing were under way.
+   */
+  async #enqueue(): Promise<{ tokens: Promise<Int32Array> }> {
+    this.#checkAll();
+    const { contexts, transformer, attention, timing } = this.#parts;
+    const { cache } = transformer.parts;
+    const rows = contexts.map(({ row }) => row);
+    cache.reserve(
+      rows,
+      rows.map(() => 1),
+      true,
+    );
+    this.#begin();
+    const tables = this.#tablesOfNow();
+    this.#countDraws();
+    const deviceSlots = contexts.map((context) => context.deviceSlots());
+    const own = this.#layout.update(contexts, deviceSlots);
+    const { positions, slotMapping } = this.#layout;
+    attention.begin({ own, tables, ...timing.stamps(this.#steps) });
+    const ops = layerOps + attention.opsPerLayer;
+    this.#backlog.add(otherOps);
+    for (const _layer of this.#program.layers({
+      ids: this.#program.ids,
+      positions,
+      groups: [{ slotMapping, rowStart: own.rowStart, kvLen: own.kvLen }],
+      attend: (layer, q, out) => attention.attend(layer, q, out),
+    })) {
+      while (this.#backlog.isFull(ops)) {
+        this.#end();
+        await this.#backlog.shrink();
+        this.#checkAll();
+      }
+      this.#backlog.add(ops);
+    }
+    for (const row of rows) cache.commit(row, 1);
+    this.#count(tables.shares, deviceSlots);
+    const tokens = this.#read(this.#steps - 1);
+    tokens.catch(() => undefined); // `step` tells
+    this.#end();
+    this.#share(contexts.map((context) => context.hostSlots()));
+    return { tokens };
+  }
+
+  /** After a step that failed half-way: its chunks are no longer where the next one would look for them. */
+  #forget(): void {
+    if (this.#disposed) return;
+    this.#tables?.dispose();
+    this.#tables = undefined;
+  }
+
+  /** What comes here starts after what the model's stream has been given. */
+  #begin(): void {
+    const { modelStream, stream } = this.#parts;
+    modelStream.record(this.#begun);
+    stream.wait(this.#begun);
+  }
+
+  /** And what comes there, after what was enqueued here. */
+  #end(): void {
+    const { modelStream, stream } = this.#parts;
+    stream.record(this.#ended);
+    modelStream.wait(this.#ended);
   }
 
   /** The shares that were prepared, or others where pages have moved since. */
@@ -216,7 +275,7 @@ export class HybridDecode implements Disposable {
   }
 
   async #read(step: number | undefined): Promise<Int32Array> {
-    const tokens = (await this.#program.ids.read({ stream: this.#stream })) as Int32Array;
+    const tokens = (await this.#program.ids.read({ stream: this.#parts.stream })) as Int32Array;
     if (step !== undefined && !this.#disposed) this.#measure(step);
     return tokens.subarray(0, this.#parts.contexts.length);
   }
@@ -225,8 +284,8 @@ export class HybridDecode implements Disposable {
   #measure(step: number): void {
     const shares = this.#latest[this.#steps - 1 - step];
     if (shares === undefined) return;
-    const { lane, attention, timing } = this.#parts;
-    const streams = { device: this.#stream, host: attention.hostStream, transfers: lane.transfers };
+    const { stream, lane, attention, timing } = this.#parts;
+    const streams = { device: stream, host: attention.hostStream, transfers: lane.transfers };
     const { cpuMicroseconds, copyMicroseconds, ...rates } = timing.read(step, streams, shares, lane.layerBytes);
     this.#times = { cpuMicroseconds, copyMicroseconds };
     this.#meter.add(rates);

@@ -8,12 +8,12 @@ import { checkInteger, checkOptions, describe } from "../options.js";
 import { shapeText } from "../shape.js";
 import type { Stream } from "../stream.js";
 import { Tensor } from "../tensor.js";
-import { checkSampling, type DecodeProgram, type DecodePrograms, type Sampling } from "./decode_program.js";
+import { checkSampling, DecodeProgram, type Sampling } from "./decode_program.js";
 import { HybridAttention } from "./hybrid_attention.js";
 import { type HybridContext, type HybridSequence, placedContext, spreadContext } from "./hybrid_context.js";
 import { HybridLane } from "./hybrid_lane.js";
 import { HybridTiming } from "./hybrid_timing.js";
-import type { Transformer } from "./transformer.js";
+import { Transformer } from "./transformer.js";
 
 export interface HybridOptions {
   /**
@@ -36,14 +36,16 @@ export interface HybridOptions {
 /** What of a model takes part. */
 export interface HybridPlace {
   transformer: Transformer;
-  stream: Stream;
-  programs: DecodePrograms;
+  modelStream: Stream;
   tiers: CacheTiers | undefined;
   /** Of the tiers. */
   hostPool: Tensor | undefined;
 }
 
 export interface HybridParts extends HybridPlace {
+  /** With buffers of its own: other passes of the model come in between. */
+  transformer: Transformer;
+  stream: Stream;
   program: DecodeProgram;
   contexts: readonly HybridContext[];
   sampling: readonly Sampling[];
@@ -63,33 +65,42 @@ export async function openHybrid(
   sequences: readonly (Sequence | HybridSequence)[],
   options: HybridOptions,
 ): Promise<HybridParts> {
-  const { transformer, stream, programs } = place;
-  const { device, cache, store, config } = transformer.parts;
+  const { modelStream } = place;
+  const { device, cache, store, config } = place.transformer.parts;
   const { format } = checkCache(cache);
   checkOptions("decodeHybrid", options, optionNames);
+  const rows = checkInteger("the number of sequences", sequences.length, 1, place.transformer.maxRows);
   const hostPages = checkPool(options.hostPages ?? place.hostPool, format);
-  const { chunkPages, ringChunks, sampling, cpuShare } = checkHybrid(options, sequences.length);
-  const program = programs.take(
-    sequences.length,
-    sampling.every(({ temperature = 0 }) => temperature === 0),
-  );
+  const { chunkPages, ringChunks, sampling, cpuShare } = checkHybrid(options, rows);
   const contexts: HybridContext[] = [];
-  let lane: HybridLane | undefined;
+  const parts: Partial<HybridParts> = {};
   try {
     for (const sequence of sequences) contexts.push(await contextOf(place, sequence, hostPages, options.devicePages));
-    lane = new HybridLane({ device, stream, hostPages, numLayers: format.numLayers, chunkPages, ringChunks });
+    const stream = device.createStream();
+    parts.stream = stream;
+    const transformer = new Transformer(place.transformer.parts, rows);
+    parts.transformer = transformer;
+    const isGreedy = sampling.every(({ temperature = 0 }) => temperature === 0);
+    const program = new DecodeProgram(transformer, stream, rows, isGreedy);
+    parts.program = program;
+    const lane = new HybridLane({ device, stream, hostPages, numLayers: format.numLayers, chunkPages, ringChunks });
+    parts.lane = lane;
     const timing = new HybridTiming(format.numLayers);
-    const { rows } = program;
     const host = hostPages.device;
     const shared = { device, stream, host, store, format, hostPages, lane, rows, numQoHeads: config.numQoHeads };
     const attention = await HybridAttention.create({ ...shared, sampledLayers: timing.layers });
-    return { ...place, program, contexts, sampling, cpuShare, hostPages, chunkPages, lane, attention, timing };
+    const made = { stream, transformer, program, lane, attention, timing };
+    return { ...place, ...made, modelStream, contexts, sampling, cpuShare, hostPages, chunkPages };
   } catch (error) {
-    lane?.dispose();
     for (const context of contexts) context[Symbol.dispose]();
-    programs.give(program);
+    disposeHybrid(parts);
     throw error;
   }
+}
+
+/** Frees what `openHybrid` made; what was enqueued runs to its end. */
+export function disposeHybrid({ lane, attention, program, transformer, stream }: Partial<HybridParts>): void {
+  for (const part of [lane, attention, program, transformer, stream]) part?.dispose();
 }
 
 async function contextOf(

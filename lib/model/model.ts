@@ -300,8 +300,7 @@ export class Model implements Disposable {
   async decodeHybrid(sequences: readonly (Sequence | HybridSequence)[], options: HybridOptions = {}): Promise<HybridDecode> {
     const place = {
       transformer: this.#transformer,
-      stream: this.stream,
-      programs: this.#programs,
+      modelStream: this.stream,
       tiers: this.tiers,
       hostPool: this.#tiers?.hostPages[0],
     };

@@ -111,13 +111,23 @@ export class Transformer {
    * ops of each layer are enqueued.
    */
   forward(stream: Stream, rows: number, inputs: StepInputs, beforeLayer?: (layer: number) => void): Tensor {
+    const pieces = this.layers(stream, rows, inputs);
+    for (;;) {
+      const { done, value } = pieces.next();
+      if (done === true) return value;
+      beforeLayer?.(value);
+    }
+  }
+
+  /** `forward` in pieces: yields each layer's number before its ops are enqueued, for callers that may have to wait in between. */
+  *layers(stream: Stream, rows: number, inputs: StepInputs): Generator<number, Tensor, void> {
     const { config, weights } = this.parts;
     const views = this.#viewsOf(rows);
     const { x, normed, projected } = views;
     const eps = config.rmsNormEps;
     embedding(stream, { ids: inputs.ids, table: weights.embedding, out: x });
-    weights.layers.forEach((layer, index) => {
-      beforeLayer?.(index);
+    for (const [index, layer] of weights.layers.entries()) {
+      yield index;
       if (index === 0) rmsNorm(stream, { x, weight: layer.attentionNorm, out: normed, eps });
       else rmsNorm(stream, { x: projected, weight: layer.attentionNorm, residual: x, out: normed, eps });
       this.#linear(stream, index, "qkv", normed, views.qkv);
@@ -127,7 +137,7 @@ export class Transformer {
       this.#linear(stream, index, "gateUp", normed, views.gateUp);
       siluMul(stream, { gate: views.gate, up: views.up, out: views.activated });
       this.#linear(stream, index, "down", views.activated, projected);
-    });
+    }
     rmsNorm(stream, { x: projected, weight: weights.finalNorm, residual: x, out: normed, eps });
     return normed;
   }

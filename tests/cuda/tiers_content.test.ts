@@ -1,4 +1,4 @@
 import { onBackend } from "../device.js";
 import { contentCases } from "../tiers/content_cases.js";
 
-onBackend("cuda", (device) => contentCases(device, 4 << 30));
+onBackend("cuda", (device) => contentCases(device, 4 * 2 ** 30));

@@ -1,8 +1,10 @@
 /** Decoding with pages on the device, in host memory under the CPU, and streamed: the same tokens as from pages on the device alone. */
+import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   allocateHostTensor,
   type Device,
+  type Event,
   type HybridDecode,
   type HybridOptions,
   type HybridSequence,
@@ -18,6 +20,7 @@ import { random } from "../attention_cases.js";
 import { runSeed } from "../attention_check.js";
 import { eachBackend } from "../device.js";
 import { expectError, expectRejection } from "../expect_error.js";
+import type { KvCache } from "../../lib/cache/kv_cache.js";
 import { golden, maxDifference, modelFolder } from "./golden.js";
 
 const pageSize = 16;
@@ -292,6 +295,28 @@ eachBackend((device) => {
       await tiered.close();
     });
 
+    test("host pages stay while it runs, also those that a fork has brought to the device", async () => {
+      const tiered = await withTiers(120, 33 * pageBytes());
+      const { sequence, logits } = await swappedOut(tiered, prompt());
+      const fork = sequence.fork();
+      const hybrid = await tiered.decodeHybrid([sequence]);
+      await tiered.tiers?.resume(fork).ready;
+      const { pool } = tiered.cache.groups[0] as KvCache["groups"][number];
+      const onHost = (): number => [...tiered.cache.rowPages(0, sequence.row)].filter((page) => pool.isValid(page, 1)).length;
+      const before = onHost();
+      const other = tiered.createSequence();
+      (await tiered.prefill([{ sequence: other, tokens: ids.slice(300, 300 + 20 * pageSize) }])).dispose();
+      // There is no room for it: what a step may be reading is not overwritten.
+      await tiered.tiers?.swapOut(other);
+      expect([before, onHost(), tiered.tiers?.stats().moves.outPages]).toEqual([32, 32, 33]);
+      hybrid.dispose();
+      await tiered.tiers?.swapOut(other);
+      expect(onHost()).toBeLessThan(32);
+      tiered.cache.checkIntegrity();
+      logits.dispose();
+      await tiered.close();
+    });
+
     test("refuses running ones, those of models without a host pool, and too many device pages", async () => {
       const tiered = await withTiers(40);
       const { sequence, logits } = await swappedOut(tiered, prompt());
@@ -332,23 +357,69 @@ eachBackend((device) => {
     logits.dispose();
   });
 
-  test("enqueues a step without waiting for it", async () => {
-    const { sequences, logits } = await prefilled([400]);
-    const parts = await spread(sequences, [20]);
-    using hybrid = await model.decodeHybrid(parts, { hostPages });
-    await hybrid.start(logits);
-    using slow = openDevice("cpu", { threads: 1 });
-    using gate = slow.createEvent();
-    using out = slow.empty("i32", [1]);
-    probeFma(slow.stream, { out, iterations: 2000 }); // a good part of a second
-    slow.stream.record(gate);
-    model.stream.wait(gate);
-    const first = hybrid.step();
-    const second = hybrid.step();
-    expect(gate.query()).toBe(false); // both were enqueued while the device was held up
-    expect((await first).length + (await second).length).toBe(2);
-    for (const sequence of [...sequences, ...parts.map((part) => part.sequence)]) sequence.dispose();
-    logits.dispose();
+  describe("while the device is held up", () => {
+    /** Steps of more operations than a stream takes, behind a gate that opens after a good part of a second. */
+    async function held(body: (hybrid: HybridDecode, gate: Event, sequence: Sequence) => Promise<void>): Promise<void> {
+      const { sequences, logits } = await prefilled([500]);
+      const parts = await spread(sequences, [30]);
+      using hybrid = await model.decodeHybrid(parts, { hostPages, cpuShare: 0.1, chunkPages: 1 });
+      await hybrid.start(logits);
+      using slow = openDevice("cpu", { threads: 1 });
+      using gate = slow.createEvent();
+      using out = slow.empty("i32", [1]);
+      probeFma(slow.stream, { out, iterations: 2000 });
+      slow.stream.record(gate);
+      model.stream.wait(gate);
+      await body(hybrid, gate, parts[0]?.sequence as Sequence);
+      for (const sequence of [...sequences, ...parts.map((part) => part.sequence)]) sequence.dispose();
+      logits.dispose();
+      model.cache.checkIntegrity();
+    }
+
+    test("steps are enqueued as it gets on, and the event loop is free", () =>
+      held(async (hybrid, gate) => {
+        const steps = [hybrid.step(), hybrid.step(), hybrid.step()];
+        for (let i = 0; i < 20; i++) await setImmediate();
+        expect([gate.query(), hybrid.stats.steps]).toEqual([false, 0]);
+        const tokens = await Promise.all(steps);
+        expect(tokens.map(({ length }) => length)).toEqual([1, 1, 1]);
+        expect(hybrid.stats.steps).toBe(3);
+      }));
+
+    test("a decode may be disposed in the middle of a step", () =>
+      held(async (hybrid, gate) => {
+        const steps = [hybrid.step(), hybrid.step()];
+        for (let i = 0; i < 20; i++) await setImmediate();
+        hybrid.dispose();
+        expect(gate.query()).toBe(false);
+        for (const step of steps) await expectRejection("ERR_KVASIR_DISPOSED", [/Hybrid decode was disposed/], step);
+      }));
+
+    test("its sequence may be disposed then, and what gets its pages is whole", async () => {
+      const tokens = ids.slice(100, 100 + 3 * pageSize);
+      const logitsOf = async (): Promise<{ sequence: Sequence; values: Float32Array }> => {
+        const sequence = model.createSequence();
+        using logits = await model.prefill([{ sequence, tokens }]);
+        return { sequence, values: await logits.readFloats() };
+      };
+      const alone = await logitsOf();
+      await held(async (hybrid, gate, sequence) => {
+        const step = hybrid.step();
+        for (let i = 0; i < 20; i++) await setImmediate();
+        expect(gate.query()).toBe(false);
+        const { row } = sequence;
+        const table = model.cache.groups[0]?.table;
+        const slots = [...(table?.pages(row) ?? [])].map((_, entry) => table?.slot(row, entry));
+        sequence.dispose();
+        const coming = logitsOf();
+        await expectRejection("ERR_KVASIR_DISPOSED", [/Sequence was disposed/], step);
+        const after = await coming;
+        expect(slots).toContain(table?.slot(after.sequence.row, 0));
+        expect(after.values).toEqual(alone.values);
+        after.sequence.dispose();
+      });
+      alone.sequence.dispose();
+    });
   });
 
   describe("refuses", () => {
@@ -390,11 +461,11 @@ eachBackend((device) => {
       using logits = await small.prefill([{ sequence, tokens: ids.slice(0, 33 * pageSize) }]);
       const hybrid = await small.decodeHybrid([{ sequence, hostSlots: new Int32Array(0) }], { hostPages });
       await hybrid.start(logits);
-      expectError("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 page/], () => hybrid.enqueueStep());
+      await expectRejection("ERR_KVASIR_OUT_OF_PAGES", [/Need 1 page/], hybrid.step());
       expect(sequence.length).toBe(33 * pageSize);
       hybrid.dispose();
       hybrid.dispose();
-      expectError("ERR_KVASIR_DISPOSED", [/Hybrid decode was disposed/], () => hybrid.enqueueStep());
+      await expectRejection("ERR_KVASIR_DISPOSED", [/Hybrid decode was disposed/], hybrid.step());
     });
   });
 });
