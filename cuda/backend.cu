@@ -109,6 +109,7 @@ kvasir_status stream_create(kvasir_device* device, kvasir_stream** out, kvasir_e
   return kvasir_stream::create(*device, out, err);
 }
 void stream_destroy(kvasir_stream* stream) { delete stream; }
+kvasir_status stream_status(kvasir_stream* stream, kvasir_error* err) { return stream->status(err); }
 kvasir_status stream_synchronize(kvasir_stream* stream, kvasir_error* err) { return stream->synchronize(err); }
 kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_status, const char*), void* user,
                               kvasir_error* err) {
@@ -170,6 +171,7 @@ constexpr kvasir_backend make_backend() {
   b.host_unregister = unregister_host;
   b.stream_create = stream_create;
   b.stream_destroy = stream_destroy;
+  b.stream_status = stream_status;
   b.stream_synchronize = stream_synchronize;
   b.stream_callback = stream_callback;
   b.copy_in = copy_in;

@@ -8,6 +8,7 @@
 #include "blas.h"
 #include "mailbox.h"
 #include "probe.h"
+#include "staging.h"
 #include "watcher.h"
 
 using kvasir::fail;
@@ -44,6 +45,7 @@ kvasir_device::~kvasir_device() {
   cudaSetDevice(ordinal_);
   watcher_.reset();
   blas_.reset();
+  stagings_.reset();
   for (const auto& [data, bytes] : allocations_) check(cudaFree(data), "the release of device memory", nullptr);
 }
 
@@ -82,6 +84,7 @@ kvasir_status kvasir_device::open(const kvasir_device_options& options, kvasir_d
     return status;
   }
   device->mailboxes_ = std::make_unique<kvasir::cuda::MailboxPool>();
+  device->stagings_ = std::make_unique<kvasir::cuda::StagingPool>();
   device->blas_ = std::make_unique<kvasir::cuda::Blas>(*device);
   device->watcher_ = std::make_unique<kvasir::cuda::Watcher>(*device);
   *out = device;

@@ -14,6 +14,7 @@ namespace kvasir::cuda {
 
 class Blas;
 class MailboxPool;
+class StagingPool;
 class Watcher;
 
 // What launchers may count on; read off the device once.
@@ -53,6 +54,7 @@ struct kvasir_device {
   kvasir::cuda::Watcher& watcher() { return *watcher_; }
   kvasir::cuda::Blas& blas() { return *blas_; }
   kvasir::cuda::MailboxPool& mailboxes() { return *mailboxes_; }
+  kvasir::cuda::StagingPool& stagings() { return *stagings_; }
 
  private:
   kvasir_device();
@@ -67,6 +69,7 @@ struct kvasir_device {
   int64_t allocated_ = 0;
   std::unordered_map<void*, size_t> allocations_;
   std::unique_ptr<kvasir::cuda::MailboxPool> mailboxes_;  // outlives the programs that the watcher still holds
+  std::unique_ptr<kvasir::cuda::StagingPool> stagings_;
   std::unique_ptr<kvasir::cuda::Watcher> watcher_;
   std::unique_ptr<kvasir::cuda::Blas> blas_;
 };

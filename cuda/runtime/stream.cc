@@ -10,6 +10,7 @@
 #include "../../native/core/status.h"
 #include "host_kernels.h"
 #include "pinned.h"
+#include "staging.h"
 #include "watcher.h"
 
 using kvasir::fail;
@@ -17,7 +18,7 @@ using kvasir::cuda::Watcher;
 
 namespace {
 
-constexpr size_t kStagingBytes = size_t{8} << 20;  // some sixty pieces may wait in a stream before a call would have to
+using kvasir::cuda::kStagingBytes;
 
 // A piece of a copy between pageable memory and staging, done by the stream's host function.
 struct HostCopy {
@@ -99,14 +100,9 @@ kvasir_status kvasir_stream::create(kvasir_device& device, kvasir_stream** out, 
   if (const kvasir_status status = device.enter(err); status != KVASIR_OK) return status;
   auto* stream = new (std::nothrow) kvasir_stream(device);
   if (stream == nullptr) return fail(err, KVASIR_OUT_OF_MEMORY, "The host has no memory left for a stream.");
-  kvasir_status status =
+  const kvasir_status status =
       device.check(cudaStreamCreateWithFlags(&stream->handle_, cudaStreamNonBlocking), "the creation of a stream", err);
-  if (status == KVASIR_OK)
-    status =
-        device.check(cudaHostAlloc(&stream->staging_, kStagingBytes, cudaHostAllocDefault), "a stream's staging memory", err);
   if (status != KVASIR_OK) {
-    if (stream->staging_ != nullptr) cudaFreeHost(stream->staging_);
-    if (stream->handle_ != nullptr) cudaStreamDestroy(stream->handle_);
     stream->handle_ = nullptr;
     delete stream;
     return status;
@@ -129,7 +125,7 @@ kvasir_stream::~kvasir_stream() {
     if (event != nullptr) cudaEventDestroy(event);
   }
   device_.check(cudaStreamDestroy(handle_), "the end of a stream", nullptr);
-  device_.check(cudaFreeHost(staging_), "the end of a stream", nullptr);
+  if (staging_ != nullptr) device_.stagings().give_back(staging_);
   mailbox_.give_back(device_.mailboxes());
   recording_mailbox_.give_back(device_.mailboxes());
 }
@@ -142,6 +138,16 @@ kvasir_status kvasir_stream::refuse_in_recording(const char* what, kvasir_error*
 kvasir_status kvasir_stream::mailbox(size_t bytes, void** out, kvasir_error* err) {
   kvasir::cuda::Mailbox& mailbox = recording_ ? recording_mailbox_ : mailbox_;
   return device_.check(mailbox.at_least(bytes, device_.mailboxes(), out), "a mailbox between the parts of a kernel", err);
+}
+
+kvasir_status kvasir_stream::status(kvasir_error* err) {
+  if (const kvasir_status entered = device_.enter(err); entered != KVASIR_OK) return entered;
+  const cudaError_t result = cudaStreamQuery(handle_);
+  if (result == cudaErrorNotReady) {
+    cudaGetLastError();
+    return KVASIR_OK;
+  }
+  return device_.check(result, "earlier work", err);
 }
 
 kvasir_status kvasir_stream::synchronize(kvasir_error* err) {
@@ -177,6 +183,11 @@ kvasir_status kvasir_stream::refuse_pageable(const char* what, kvasir_error* err
               what);
 }
 
+kvasir_status kvasir_stream::staging(kvasir_error* err) {
+  if (staging_ != nullptr) return KVASIR_OK;
+  return device_.check(device_.stagings().take(&staging_), "a stream's staging memory", err);
+}
+
 // Pageable memory goes through one staging buffer: host functions fill and empty it in the order of the stream, so that neither
 // the caller waits nor two pieces meet.
 kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t bytes, bool settled, kvasir_error* err) {
@@ -187,6 +198,7 @@ kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t byt
   if (const kvasir_status status = refuse_pageable("A copy from host memory", err); status != KVASIR_OK) return status;
   if (settled && bytes <= kvasir::cuda::kStoreBytes)
     return device_.check(kvasir::cuda::launch_store(handle_, dst, host_src, bytes), kDoing, err);
+  if (const kvasir_status status = staging(err); status != KVASIR_OK) return status;
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = launch_host_copy(handle_, device_.watcher(), staging_, static_cast<const char*>(host_src) + at, piece);
@@ -203,6 +215,7 @@ kvasir_status kvasir_stream::copy_out(void* host_dst, const void* src, size_t by
   constexpr const char* kDoing = "a copy to the host";
   if (is_direct(host_dst, bytes)) return copy_direct(host_dst, src, host_dst, bytes, kDoing, err);
   if (const kvasir_status status = refuse_pageable("A copy to host memory", err); status != KVASIR_OK) return status;
+  if (const kvasir_status status = staging(err); status != KVASIR_OK) return status;
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);
     cudaError_t result = cudaMemcpyAsync(staging_, static_cast<const char*>(src) + at, piece, cudaMemcpyDeviceToHost, handle_);

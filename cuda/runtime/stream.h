@@ -29,6 +29,7 @@ struct kvasir_stream {
   // So many bytes of the mailbox of what is enqueued now, on the stream or in a recording.
   kvasir_status mailbox(size_t bytes, void** out, kvasir_error*);
 
+  kvasir_status status(kvasir_error*);
   kvasir_status synchronize(kvasir_error*);
   kvasir_status callback(void (*fn)(void*, kvasir_status, const char*), void* user, kvasir_error*);
   kvasir_status copy_in(void* dst, const void* host_src, size_t bytes, bool settled, kvasir_error*);
@@ -44,6 +45,8 @@ struct kvasir_stream {
  private:
   explicit kvasir_stream(kvasir_device& device) : device_(device) {}
   kvasir_status refuse_in_recording(const char* what, kvasir_error*) const;
+  // The buffer for copies of memory that is not pinned; the first of them takes it.
+  kvasir_status staging(kvasir_error*);
   kvasir_status refuse_pageable(const char* what, kvasir_error*) const;
   kvasir_status copy_direct(void* dst, const void* src, const void* host, size_t bytes, const char* doing, kvasir_error*);
 

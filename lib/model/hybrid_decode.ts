@@ -143,7 +143,11 @@ export class HybridDecode implements Disposable {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#end(); // whoever gets the pages next comes after what still writes to them
+    try {
+      this.#end(); // whoever gets the pages next comes after what still writes to them
+    } catch {
+      // A device that is lost, or was disposed before, does nothing any more.
+    }
     for (const context of this.#parts.contexts) context[Symbol.dispose]();
     this.#layout.dispose();
     this.#tables?.dispose();

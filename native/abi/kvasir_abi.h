@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define KVASIR_ABI_VERSION 2u
+#define KVASIR_ABI_VERSION 3u
 #define KVASIR_MAX_RANK 4
 #define KVASIR_BACKEND_SYMBOL "kvasir_backend_init"
 
@@ -331,6 +331,8 @@ typedef struct kvasir_backend {
 
   kvasir_status (*stream_create)(kvasir_device*, kvasir_stream**, kvasir_error*);
   void (*stream_destroy)(kvasir_stream*); /* waits for the stream */
+  /* Like device_status, asking this stream alone. */
+  kvasir_status (*stream_status)(kvasir_stream*, kvasir_error*);
   /* Blocks the calling thread: for tests, teardown and benches only. */
   kvasir_status (*stream_synchronize)(kvasir_stream*, kvasir_error*);
   /* Calls fn(user, status, text) once the stream got there, from a thread of the backend; it must be short and call no backend

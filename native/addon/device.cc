@@ -126,6 +126,16 @@ void Device::release_waiters() {
   for (Event* event : environment_->events) event->release_if_recorded_on(*this);
 }
 
+bool Device::is_new_product(const kvasir_linear_args& args) {
+  if (on_host_) return false;
+  uint64_t key = 0;
+  const auto mix = [&key](int64_t value) { key = (key ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (key >> 29); };
+  for (const int64_t value : {args.x.shape[0], args.x.shape[1], args.weight.shape[0], args.x.stride[0], args.out.stride[0]})
+    mix(value);
+  for (const int32_t value : {args.x.dtype, args.out.dtype, args.bias.rank, args.batch_invariant}) mix(value);
+  return products_.insert(key).second;
+}
+
 void Device::dispose() {
   if (disposed()) return;
   if (lost()) release_waiters();
@@ -144,6 +154,8 @@ void Device::close_soon() {
 
 bool Device::try_close() {
   if (holds_.load() > 0 || !foreign.passed()) return false;
+  const Standstills::Hold standstill = environment_->standstills.try_begin();
+  if (!standstill.owns_lock()) return false;
   staging_.reset();
   pool_.clear();
   environment_->flags.detach(backend_, handle_);

@@ -13,6 +13,7 @@
 #include "copy_thread.h"
 #include "flags.h"
 #include "memory.h"
+#include "standstills.h"
 
 namespace kvasir::addon {
 
@@ -33,6 +34,7 @@ struct Environment {
   FlagSlabs flags;
   Background background;
   CopyThread page_copies{flags};
+  Standstills standstills;
   std::vector<std::weak_ptr<Device>> devices;
   std::unordered_set<Event*> events;
   std::unordered_set<Ending*> endings;
@@ -77,6 +79,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // Frees other devices' streams from waiting for this one. JavaScript thread; does its work once.
   void release_waiters();
 
+  // Whether a matrix product of these shapes and types has not been asked for here yet.
+  bool is_new_product(const kvasir_linear_args& args);
+
   // Ends all streams and programs; the memory goes when they have run dry. A no-op the second time.
   void dispose();
   // One step of closing: false while something is still in flight. Background thread.
@@ -109,6 +114,7 @@ class Device : public std::enable_shared_from_this<Device> {
   int64_t allocated_ = 0;
   std::unordered_set<AnyStream*> streams_;
   std::unordered_set<Program*> programs_;
+  std::unordered_set<uint64_t> products_;
   std::unordered_set<HostMemory*> host_memories_;
   std::atomic<int> holds_{0};
   std::atomic<bool> disposed_{false}, lost_{false};

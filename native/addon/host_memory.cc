@@ -202,7 +202,10 @@ void HostMemory::unpin() {
     const std::lock_guard guard(lock_);
     chunks.swap(registered_);
   }
-  for (char* chunk : chunks) pinned_for_->backend()->host_unregister(pinned_for_->handle(), chunk);
+  for (char* chunk : chunks) {
+    const Standstills::Hold standstill = pinned_for_->environment().standstills.begin();
+    pinned_for_->backend()->host_unregister(pinned_for_->handle(), chunk);
+  }
 }
 
 void HostMemory::unmap() {

@@ -104,6 +104,8 @@ void Pool::give_back(Block block, Uses uses) {
 
 void Pool::trim() {
   collect(true);
+  if (free_.empty()) return;
+  const Standstills::Hold standstill = device_.environment().standstills.begin();
   for (const auto& [bytes, data] : free_) {
     device_.backend()->free(device_.handle(), data);
     blocks_.erase(data);

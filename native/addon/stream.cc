@@ -86,6 +86,9 @@ void Stream::run(int op, const void* args, std::span<const std::shared_ptr<Stora
   const size_t bytes = workspace_bytes(op, args);
   void* const workspace = bytes == 0 ? nullptr : scratch(bytes);
   for (const std::shared_ptr<Storage>* storage : storages) touch(*storage);
+  Standstills::Hold standstill;
+  if (op == KVASIR_OP_LINEAR && device_->is_new_product(*static_cast<const kvasir_linear_args*>(args)))
+    standstill = device_->environment().standstills.begin();  // a library may load a kernel for it
   kvasir_error err;
   err.text[0] = '\0';
   check(backend_->ops[op].enqueue(handle_, args, workspace, bytes, &err), err);
@@ -158,6 +161,7 @@ void Stream::write_flag(FlagCell& cell, uint64_t value, const uint64_t* base) {
 
 void Stream::wait_flag(FlagCell& cell, uint64_t value, const uint64_t* base) {
   begin();
+  const Standstills::Hold none = device_->environment().standstills.exclude();
   // A wait needs no note of its use: should the cell change hands, its value has passed what is waited for.
   kvasir_error err{};
   check(backend_->flag_wait(handle_, cell.address(), value, base, &err), err);
@@ -225,6 +229,7 @@ void Stream::launch(const std::shared_ptr<Program>& program) {
   for (Program::EventUse& use : program->events()) touch(use.event->cell());
   for (Program::EventUse& use : program->events()) touch(*use.base);
   kvasir_error err{};
+  const Standstills::Hold none = device_->environment().standstills.exclude();
   check(backend_->program_launch(program->handle(), handle_, &err), err);
   program->launched_on = fence_;
   program->launched_number = number_;

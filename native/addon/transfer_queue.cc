@@ -77,6 +77,7 @@ TransferQueue::~TransferQueue() {
 void TransferQueue::push(TransferStep step) {
   const std::lock_guard lock(lock_);
   steps_.push_back(std::move(step));
+  pushed_.fetch_add(1, std::memory_order_release);
   wake_.notify_one();
 }
 
@@ -89,9 +90,11 @@ void TransferQueue::work() {
       nap(true);
       continue;
     }
-    if (step.kind == TransferStep::Kind::end) break;
-    run(step);
+    const bool is_end = step.kind == TransferStep::Kind::end;
+    if (!is_end) run(step);
     step = {};
+    handed_over_.fetch_add(1, std::memory_order_release);
+    if (is_end) break;
   }
   for (settle(); !in_flight_.empty(); settle()) nap(false);
   ended_.store(true, std::memory_order_release);
@@ -203,7 +206,12 @@ void TransferQueue::nap(bool for_steps) {
   const int64_t nap = std::clamp((now_ns() - idle_since_) / 8, kShortestNap, kLongestNap);
   wake_.wait_for(lock, std::chrono::nanoseconds(nap), has_steps);
   lock.unlock();
-  if (++naps_ % kNapsBetweenPolls == 0) device_.poll_lost();
+  if (++naps_ % kNapsBetweenPolls == 0) poll();
+}
+
+void TransferQueue::poll() {
+  kvasir_error err{};
+  if (!device_.lost() && backend_->stream_status(handle_, &err) == KVASIR_DEVICE_LOST) device_.lose(err.text);
 }
 
 }  // namespace kvasir::addon

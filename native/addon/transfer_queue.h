@@ -59,6 +59,8 @@ class TransferQueue {
   TransferQueue& operator=(const TransferQueue&) = delete;
 
   void push(TransferStep step);
+  // Whether the backend has been given all that was pushed. From any thread.
+  bool all_handed_over() const { return handed_over_.load(std::memory_order_acquire) == pushed_.load(std::memory_order_acquire); }
   // Whether the step `end` is done: nothing is in flight, and the thread calls the backend no more.
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   kvasir_stream* handle() const { return handle_; }
@@ -75,6 +77,8 @@ class TransferQueue {
   void work();
   bool take(TransferStep& step);
   void run(TransferStep& step);
+  // Looks whether the device is lost, on this stream alone: others may be busy in a call that waits for this one.
+  void poll();
   void submit(PageTransfer& transfer, Completion* completion);
   void write(const std::shared_ptr<FlagCell>& cell, uint64_t value, InFlight entry);
   // Answers what has passed, or all if the device is lost.
@@ -92,6 +96,7 @@ class TransferQueue {
   std::mutex lock_;
   std::condition_variable wake_;
   std::deque<TransferStep> steps_;  // guarded by lock_
+  std::atomic<uint64_t> pushed_{0}, handed_over_{0};  // steps
   std::atomic<bool> ended_{false};
 
   // The thread's own.

@@ -48,6 +48,7 @@ TransferStream::TransferStream(std::shared_ptr<Device> device) : AnyStream(std::
     device_->backend()->stream_destroy(handle);
     throw Failure(kInternal, std::string("The thread of a transfer stream could not be started: ") + error.what() + ".");
   }
+  device_->environment().standstills.watch(queue_);
   fence_->stream = this;
   device_->add(this);
   device_->hold_open();

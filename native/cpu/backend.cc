@@ -191,6 +191,8 @@ kvasir_status stream_callback(kvasir_stream* stream, void (*fn)(void*, kvasir_st
   });
 }
 
+kvasir_status stream_status(kvasir_stream*, kvasir_error*) { return KVASIR_OK; }
+
 kvasir_status stream_synchronize(kvasir_stream* stream, kvasir_error* err) {
   return guarded(err, [&] {
     // The callback owns the promise, so that this thread may go on before set_value has returned there.
@@ -316,6 +318,7 @@ const kvasir_backend* backend() {
       .host_unregister = host_unregister,
       .stream_create = stream_create,
       .stream_destroy = stream_destroy,
+      .stream_status = stream_status,
       .stream_synchronize = stream_synchronize,
       .stream_callback = stream_callback,
       .copy_in = copy_in,
