@@ -397,8 +397,8 @@ eachBackend((device) => {
         using transfers = device.createTransferStream();
         await transfers.finished();
         for (const rows of [3, 37, 129]) {
-          using x = device.zeros("f32", [rows, 48]);
-          using weight = device.zeros("f32", [80, 48]);
+          using x = device.zeros("f32", [rows, 48], { stream });
+          using weight = device.zeros("f32", [80, 48], { stream });
           using out = device.empty("f32", [rows, 80]);
           linear(stream, { x, weight, out });
           expect((await out.readFloats({ stream })).every((value) => value === 0)).toBe(true);
