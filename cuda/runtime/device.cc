@@ -6,6 +6,7 @@
 
 #include "../../native/core/status.h"
 #include "blas.h"
+#include "kernels.h"
 #include "mailbox.h"
 #include "probe.h"
 #include "staging.h"
@@ -78,7 +79,8 @@ kvasir_status kvasir_device::open(const kvasir_device_options& options, kvasir_d
   limits.total_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   snprintf(limits.name, sizeof limits.name, "%.127s", properties.name);
 
-  const kvasir_status status = device->check(kvasir::cuda::probe_code(), "the look for kernels of this device", err);
+  kvasir_status status = device->check(kvasir::cuda::probe_code(), "the look for kernels of this device", err);
+  if (status == KVASIR_OK) status = device->check(kvasir::cuda::load_kernels(), "the loading of kernels", err);
   if (status != KVASIR_OK) {
     delete device;
     return status;

@@ -20,6 +20,10 @@ namespace {
 
 using kvasir::cuda::kStagingBytes;
 
+// Up to so many bytes travel with launches. Copies by way of staging take a host function, and the driver may call that late: while
+// another thread hands over thousands of copies it waits for milliseconds.
+constexpr size_t kStoredBytes = size_t{64} << 10;
+
 // A piece of a copy between pageable memory and staging, done by the stream's host function.
 struct HostCopy {
   Watcher* watcher;
@@ -183,6 +187,16 @@ kvasir_status kvasir_stream::refuse_pageable(const char* what, kvasir_error* err
               what);
 }
 
+kvasir_status kvasir_stream::store(void* dst, const void* source, size_t bytes, const char* doing, kvasir_error* err) {
+  for (size_t at = 0; at < bytes; at += kvasir::cuda::kStoreBytes) {
+    const size_t piece = std::min(kvasir::cuda::kStoreBytes, bytes - at);
+    const cudaError_t result =
+        kvasir::cuda::launch_store(handle_, static_cast<char*>(dst) + at, static_cast<const char*>(source) + at, piece);
+    if (result != cudaSuccess) return device_.check(result, doing, err);
+  }
+  return KVASIR_OK;
+}
+
 kvasir_status kvasir_stream::staging(kvasir_error* err) {
   if (staging_ != nullptr) return KVASIR_OK;
   return device_.check(device_.stagings().take(&staging_), "a stream's staging memory", err);
@@ -196,8 +210,7 @@ kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t byt
   constexpr const char* kDoing = "a copy from the host";
   if (is_direct(host_src, bytes)) return copy_direct(dst, host_src, host_src, bytes, kDoing, err);
   if (const kvasir_status status = refuse_pageable("A copy from host memory", err); status != KVASIR_OK) return status;
-  if (settled && bytes <= kvasir::cuda::kStoreBytes)
-    return device_.check(kvasir::cuda::launch_store(handle_, dst, host_src, bytes), kDoing, err);
+  if (settled && bytes <= kStoredBytes) return store(dst, host_src, bytes, kDoing, err);
   if (const kvasir_status status = staging(err); status != KVASIR_OK) return status;
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);

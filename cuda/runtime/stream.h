@@ -45,6 +45,8 @@ struct kvasir_stream {
  private:
   explicit kvasir_stream(kvasir_device& device) : device_(device) {}
   kvasir_status refuse_in_recording(const char* what, kvasir_error*) const;
+  // Writes bytes that are there already; the source is free again at once.
+  kvasir_status store(void* dst, const void* source, size_t bytes, const char* doing, kvasir_error*);
   // The buffer for copies of memory that is not pinned; the first of them takes it.
   kvasir_status staging(kvasir_error*);
   kvasir_status refuse_pageable(const char* what, kvasir_error*) const;

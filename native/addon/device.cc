@@ -30,6 +30,15 @@ class CloseJob : public Job {
   std::shared_ptr<Device> device_;
 };
 
+uint64_t product_key(const kvasir_linear_args& args) {
+  uint64_t key = 0;
+  const auto mix = [&key](int64_t value) { key = (key ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (key >> 29); };
+  for (const int64_t value : {args.x.shape[0], args.x.shape[1], args.weight.shape[0], args.x.stride[0], args.out.stride[0]})
+    mix(value);
+  for (const int32_t value : {args.x.dtype, args.out.dtype, args.bias.rank, args.batch_invariant}) mix(value);
+  return key;
+}
+
 }  // namespace
 
 void Environment::let_endings_catch_up() const {
@@ -126,14 +135,10 @@ void Device::release_waiters() {
   for (Event* event : environment_->events) event->release_if_recorded_on(*this);
 }
 
-bool Device::is_new_product(const kvasir_linear_args& args) {
-  if (on_host_) return false;
-  uint64_t key = 0;
-  const auto mix = [&key](int64_t value) { key = (key ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15u + (key >> 29); };
-  for (const int64_t value : {args.x.shape[0], args.x.shape[1], args.weight.shape[0], args.x.stride[0], args.out.stride[0]})
-    mix(value);
-  for (const int32_t value : {args.x.dtype, args.out.dtype, args.bias.rank, args.batch_invariant}) mix(value);
-  return products_.insert(key).second;
+bool Device::is_new_product(const kvasir_linear_args& args) const { return !on_host_ && !products_.contains(product_key(args)); }
+
+void Device::note_product(const kvasir_linear_args& args) {
+  if (!on_host_) products_.insert(product_key(args));
 }
 
 void Device::dispose() {

@@ -79,8 +79,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // Frees other devices' streams from waiting for this one. JavaScript thread; does its work once.
   void release_waiters();
 
-  // Whether a matrix product of these shapes and types has not been asked for here yet.
-  bool is_new_product(const kvasir_linear_args& args);
+  // Whether no matrix product of these shapes and types was enqueued here before.
+  bool is_new_product(const kvasir_linear_args& args) const;
+  void note_product(const kvasir_linear_args& args);
 
   // Ends all streams and programs; the memory goes when they have run dry. A no-op the second time.
   void dispose();
