@@ -128,5 +128,10 @@ async function sampleAll(bed: Bed, direction: TransferDirection, bytes: number):
     }
   }
   // The shortest: whatever else a machine does makes a copy longer, and a path that was met by it would not be chosen again.
-  return copyPaths.map((path) => ({ direction, path, bytes, us: Math.min(...(times.get(path) ?? (times.get("dma") as number[]))) }));
+  return copyPaths.map((path) => ({
+    direction,
+    path,
+    bytes,
+    us: Math.min(...(times.get(path) ?? (times.get("dma") as number[]))),
+  }));
 }

@@ -7,12 +7,12 @@ namespace kvasir::cuda {
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-#define PREFILL(...)                                                                                           \
-  {                                                                                                            \
-    using S = PrefillShape<HEAD_DIM, __VA_ARGS__>;                                                             \
-    constexpr int kBytes = prefill_smem_bytes<S, PrefillShared<S, RaggedSource>>();                            \
-    list.push_back({#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, kBytes,                                \
-                    launch_prefill<__nv_bfloat16, S, RaggedSource, false>});                                   \
+#define PREFILL(...)                                                                                                          \
+  {                                                                                                                           \
+    using S = PrefillShape<HEAD_DIM, __VA_ARGS__>;                                                                            \
+    constexpr int kBytes = prefill_smem_bytes<S, PrefillShared<S, RaggedSource>>();                                           \
+    list.push_back(                                                                                                           \
+        {#__VA_ARGS__, S::kRows, S::kThreads, S::kCtasPerSm, kBytes, launch_prefill<__nv_bfloat16, S, RaggedSource, false>}); \
   }
 // Rows, warps, keys, stages, CTAs an SM, Q in registers.
 void JOIN(prefill_variants_, HEAD_DIM)(std::vector<Variant>& list) {

@@ -208,8 +208,8 @@ AttentionPlan plan_attention(const kvasir_attention_args& a, const Hardware& har
 
   const TensorCoreShape* shape = find_tensor_core_shape(p.head_dim);
   const bool tensor_cores = shape != nullptr && element == 2 && aligned_16(a.q, element) &&
-                            aligned_16(a.out, dtype_bytes(a.out.dtype)) &&
-                            aligned_16(a.k, element) && aligned_16(a.v, element) && aligned_16(a.pages, element);
+                            aligned_16(a.out, dtype_bytes(a.out.dtype)) && aligned_16(a.k, element) && aligned_16(a.v, element) &&
+                            aligned_16(a.pages, element);
   int64_t ctas = 0, tile_keys = 64, tile_rows = 0;
   int waves = 1;
   if (!tensor_cores) {

@@ -1,5 +1,5 @@
-// Pinned buffers by way of which streams copy from and to memory that is not pinned. They are kept for the next stream: the driver
-// frees pinned memory only when the whole device has come to rest.
+// Pinned buffers by way of which streams copy from and to memory that is not pinned. They are kept for the next stream: the
+// driver frees pinned memory only when the whole device has come to rest.
 #pragma once
 #include <cuda_runtime_api.h>
 

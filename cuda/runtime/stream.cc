@@ -20,8 +20,8 @@ namespace {
 
 using kvasir::cuda::kStagingBytes;
 
-// Up to so many bytes travel with launches. Copies by way of staging take a host function, and the driver may call that late: while
-// another thread hands over thousands of copies it waits for milliseconds.
+// Up to so many bytes travel with launches. Copies by way of staging take a host function, and the driver may call that late:
+// while another thread hands over thousands of copies it waits for milliseconds.
 constexpr size_t kStoredBytes = size_t{64} << 10;
 
 // A piece of a copy between pageable memory and staging, done by the stream's host function.

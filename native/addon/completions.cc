@@ -120,7 +120,8 @@ void Completions::settle(Completion& completion) {
   if (completion.answer) napi_get_boolean(env_, *completion.answer, &value);
   if (completion.held != nullptr) napi_delete_reference(env_, completion.held);
   const bool lost = completion.device != nullptr && (completion.status == KVASIR_DEVICE_LOST || completion.device->lost());
-  if (completion.fence != nullptr && completion.status == KVASIR_OK) completion.fence->known.store(completion.number, std::memory_order_relaxed);
+  if (completion.fence != nullptr && completion.status == KVASIR_OK)
+    completion.fence->known.store(completion.number, std::memory_order_relaxed);
   if (lost) {
     completion.device->release_waiters();
     napi_reject_deferred(env_, completion.deferred, error_value(env_, kDeviceLost, completion.device->lost_sentence().c_str()));

@@ -22,12 +22,12 @@ struct Completion {
   explicit Completion(Completions& owner) : completions(owner) {}
   Completions& completions;
   napi_deferred deferred = nullptr;
-  napi_ref array = nullptr;  // the array that is being read or filled
-  bool gives_array = false;  // resolves with it
-  std::optional<bool> answer;  // or with this
-  napi_ref held = nullptr;  // an object that must not be collected before
+  napi_ref array = nullptr;        // the array that is being read or filled
+  bool gives_array = false;        // resolves with it
+  std::optional<bool> answer;      // or with this
+  napi_ref held = nullptr;         // an object that must not be collected before
   std::shared_ptr<Device> device;  // null: the work is on no stream, and no lost device ends it
-  std::shared_ptr<Fence> fence;  // known to be passed up to `number` once settled
+  std::shared_ptr<Fence> fence;    // known to be passed up to `number` once settled
   uint64_t number = 0;
   std::shared_ptr<Storage> storage;
   std::shared_ptr<LoadResult> load;

@@ -97,7 +97,7 @@ void SlabFile::open_file() {
 #endif
   if (file_ < 0) file_ = ::open(options_.path.c_str(), kFlags, 0600);
   if (file_ < 0) refuse("cannot be opened for writing", errno);
-  struct stat status{};
+  struct stat status {};
   if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode)) refuse("is not a regular file", 0);
 }
 

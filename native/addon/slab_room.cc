@@ -53,7 +53,7 @@ void SlabFile::take_extent(uint64_t extent, const uint8_t* entries) {
 }
 
 void SlabFile::load_index() {
-  struct stat status{};
+  struct stat status {};
   if (fstat(file_, &status) != 0) refuse("cannot be read", errno);
   const uint64_t most = layout_.file_bytes(index_->capacity());
   uint64_t bytes = static_cast<uint64_t>(status.st_size);

@@ -95,7 +95,7 @@ class TransferQueue {
 
   std::mutex lock_;
   std::condition_variable wake_;
-  std::deque<TransferStep> steps_;  // guarded by lock_
+  std::deque<TransferStep> steps_;                    // guarded by lock_
   std::atomic<uint64_t> pushed_{0}, handed_over_{0};  // steps
   std::atomic<bool> ended_{false};
 

@@ -142,8 +142,8 @@ void check_aliasing(Match& m, const Args& a) {
   m.disjoint("lse", a.lse, "out", a.out);
 }
 
-// out may be f32 whatever the others are: partial results are merged without a rounding between. kMixed: q, the KV side and out may
-// each have a dtype of their own (the reference rounds what is given in any of them).
+// out may be f32 whatever the others are: partial results are merged without a rounding between. kMixed: q, the KV side and out
+// may each have a dtype of their own (the reference rounds what is given in any of them).
 template <bool kMixed>
 kvasir_status check(const void* raw, kvasir_error* err) {
   const Args& a = *static_cast<const Args*>(raw);

@@ -135,9 +135,8 @@ struct Plan {
       });
     } else {
       Line line = {total, threads};
-      each_unit(problem, [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) {
-        add_from_line(unit, tiles, end_key, line);
-      });
+      each_unit(problem,
+                [&](const AttentionTask& unit, TileRange tiles, int64_t end_key) { add_from_line(unit, tiles, end_key, line); });
     }
     runs[num_runs] = num_tasks;
   }

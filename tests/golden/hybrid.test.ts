@@ -267,6 +267,44 @@ eachBackend((device) => {
       await tiered.close();
     });
 
+    test("in bf16 results are as near to those of f32 as a plain decode's", async () => {
+      const tokens = prompt();
+      const next = [ids[500] as number];
+      const stepped = async (batch: Pick<HybridDecode, "startFrom" | "step" | "logits">): Promise<Float32Array> => {
+        batch.startFrom(next);
+        await batch.step();
+        return (await batch.logits.readFloats()).slice(0, model.config.vocabSize);
+      };
+      using exactly = model.createSequence();
+      (await model.prefill([{ sequence: exactly, tokens }])).dispose();
+      using exact = model.decode([exactly]);
+      const expected = await stepped(exact);
+      const tiered = await loadModel(device, modelFolder, {
+        dtype: "bf16",
+        pageSize,
+        cacheTokens: 1024,
+        tiers: { host: { bytes: 80 * pageBytes() } },
+      });
+      const sequence = tiered.createSequence();
+      (await tiered.prefill([{ sequence, tokens }])).dispose();
+      const plainly = sequence.fork();
+      const plain = tiered.decode([plainly]);
+      const error = maxDifference(await stepped(plain), expected);
+      plain.dispose();
+      plainly.dispose();
+      for (const cpuShare of [0, 0.4, 1]) {
+        await tiered.tiers?.swapOut(sequence);
+        using hybrid = await tiered.decodeHybrid([sequence], { cpuShare, chunkPages: 5 });
+        const found = maxDifference(await stepped(hybrid), expected);
+        expect(found, `cpuShare ${cpuShare}`).toBeLessThanOrEqual(2 * error);
+        expect(hybrid.stats.cpuPages + hybrid.stats.streamedPages).toBe(31);
+        hybrid.dispose();
+        await tiered.tiers?.resume(sequence).ready;
+        sequence.truncate(500);
+      }
+      await tiered.close();
+    });
+
     test("a fork that is resumed meanwhile brings shared pages to the device, and both go on", async () => {
       const expected = await expectedOf(prompt());
       const tiered = await withTiers(80);

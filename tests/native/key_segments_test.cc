@@ -1,5 +1,5 @@
-// Checks native/core/key_segments.h: ranges of segments, and walks of 1 to many workers over every short range of tiles and random
-// long ones.
+// Checks native/core/key_segments.h: ranges of segments, and walks of 1 to many workers over every short range of tiles and
+// random long ones.
 //
 //   g++ -std=c++20 -I native/core tests/native/key_segments_test.cc -o key_segments_test && ./key_segments_test
 #include "key_segments.h"
@@ -18,7 +18,8 @@ int64_t checks = 0, failures = 0;
 void expect(bool ok, const char* law, int64_t a, int64_t b, int64_t c) {
   ++checks;
   if (!ok && ++failures <= 20)
-    printf("FAILED  %s: %lld, %lld, %lld\n", law, static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c));
+    printf("FAILED  %s: %lld, %lld, %lld\n", law, static_cast<long long>(a), static_cast<long long>(b),
+           static_cast<long long>(c));
 }
 
 void check_ranges(int begin, int end) {
