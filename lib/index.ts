@@ -8,6 +8,7 @@ export { type DiskTier, type DiskTierOptions, openDiskTier } from "./cache/disk_
 export { evictionPolicy, type PolicyName, policyNames } from "./cache/eviction_policies.js";
 export { KvCache, type KvCacheOptions } from "./cache/kv_cache.js";
 export { identityFormat, type LayerGroup, layerOffsets, type PageFormat } from "./cache/page_format.js";
+export { matchPrefix } from "./cache/prefix_claim.js";
 export { NONE, PagePool, type PagePoolOptions, type PageState } from "./cache/page_pool.js";
 export { openRemoteTier, type RemoteStats, type RemoteTier, type RemoteTierOptions } from "./cache/remote_tier.js";
 export type { Move, MoveOutcome, PageMover } from "./cache/page_mover.js";

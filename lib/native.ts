@@ -32,8 +32,11 @@ export interface NativeAddon {
   decodeFloats(dtype: number, bits: Uint16Array | Uint8Array): Float32Array;
   /** How pages are hashed here: "sha_ni" or "portable". */
   readonly sha256Isa: string;
-  /** Keys of the full pages of `tokens`, 16 bytes each, hashed on the background thread from a copy of the tokens. */
-  pageKeys(tokens: Int32Array, pageSize: number, parent: Uint32Array): Promise<ArrayBuffer>;
+  /**
+   * Keys of the full pages of `tokens`, 4 words each, into `keys`, hashed on the background thread from a copy of the tokens. The word
+   * behind them is the number of keys that are there already.
+   */
+  pageKeys(tokens: Int32Array, pageSize: number, parent: Uint32Array, keys: Uint32Array): Promise<void>;
   /** The same at once, for at most 4096 tokens. */
   pageKeysSync(tokens: Int32Array, pageSize: number, parent: Uint32Array): ArrayBuffer;
   /** Slots of a tensor in host memory into a SharedArrayBuffer, each behind its envelope; on a native thread. */

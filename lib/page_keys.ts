@@ -115,8 +115,22 @@ function checkArguments(tokens: Int32Array, pageSize: number, parent: Uint32Arra
  * @throws ERR_KVASIR_INVALID_ARGUMENT (rejection), also for arrays that are shared, detached or resizable
  */
 export async function pageKeys(tokens: Int32Array, pageSize: number, parent: Uint32Array): Promise<Uint32Array> {
+  const { keys, done } = hashPages(tokens, pageSize, parent);
+  await done;
+  return keys;
+}
+
+/** `pageKeys` while it runs: `known` says how many of the first keys are there. @internal */
+export function hashPages(
+  tokens: Int32Array,
+  pageSize: number,
+  parent: Uint32Array,
+): { keys: Uint32Array; known: () => number; done: Promise<unknown> } {
   checkArguments(tokens, pageSize, parent);
-  return new Uint32Array(await settle(() => addon().pageKeys(tokens, pageSize, parent)));
+  const words = Math.floor(tokens.length / pageSize) * PAGE_KEY_WORDS;
+  const all = new Uint32Array(words + 1); // the last word is the number
+  const done = settle(() => addon().pageKeys(tokens, pageSize, parent, all));
+  return { keys: all.subarray(0, words), known: () => Atomics.load(all, words), done };
 }
 
 /** The same at once, for at most 4096 tokens: a decode step that fills a page. @throws ERR_KVASIR_INVALID_ARGUMENT */

@@ -9,11 +9,11 @@
 import { KvasirError } from "../errors.js";
 import { KvEvents, type KvTier } from "../observe/kv_events.js";
 import { Metrics } from "../observe/metrics.js";
-import { pageKeys, pageKeysSync } from "../page_keys.js";
 import type { ContextStore, HitTokens, Resumption } from "./context_store.js";
 import { ArenaMoves } from "./arena_moves.js";
 import { Evictor } from "./evictor.js";
 import { KeyedMoves } from "./keyed_moves.js";
+import { ComingKeys } from "./coming_keys.js";
 import type { KvCache } from "./kv_cache.js";
 import type { PageMover } from "./page_mover.js";
 import { claimPrefix, dropClaim } from "./prefix_claim.js";
@@ -26,7 +26,6 @@ import { PoolEvents, registerPool } from "./pool_events.js";
 import { registerTiers } from "./tier_metrics.js";
 import { type TierCounts, tierStats, type TiersStats } from "./tier_stats.js";
 import { KEY_WORDS, type TierDriver } from "./tier_driver.js";
-import { mostAtOnce } from "./token_log.js";
 import { type SpreadOptions, spreadSequence } from "./spreading.js";
 import { Turn } from "./turn.js";
 
@@ -117,10 +116,9 @@ export class CacheTiers implements ContextStore {
     if (full === 0) return 0;
     const log = cache.log(row);
     const covered = tokens.slice(0, full * cache.pageSize);
-    // A short prompt is hashed in less time than it takes to ask another thread to do it.
-    const isShort = covered.length <= mostAtOnce;
-    const keys = isShort ? pageKeysSync(covered, cache.pageSize, log.root) : await pageKeys(covered, cache.pageSize, log.root);
-    const claim = await claimPrefix(cache, this.#keyed, log.root, keys, covered, signal);
+    const coming = ComingKeys.hash(covered, cache.pageSize, log.root);
+    const claim = await claimPrefix(cache, this.#keyed, log.root, coming, covered, signal);
+    const keys = coming.words;
     if (sequence.disposed || cache.rowPages(0, row).length > 0) {
       dropClaim(claim, cache);
       if (sequence.disposed)

@@ -25,6 +25,8 @@ export interface PagePoolOptions {
 export class PageReferences {
   readonly numPages: number;
   readonly numArenas: number;
+  /** Tokens of a page. */
+  readonly pageSize: number;
   protected readonly inside: PoolState;
   readonly #refs: Int32Array;
   readonly #uses: Int32Array;
@@ -39,6 +41,7 @@ export class PageReferences {
     checkInteger("pageSize", pageSize, 1);
     this.numPages = checkInteger("pages", pages ?? slots.reduce((sum, count) => sum + count, 0), 1, maxPages);
     this.numArenas = slots.length;
+    this.pageSize = pageSize;
     const factories = slots.map((_, arena) => policies?.[arena] ?? lru);
     this.inside = new PoolState(this.numPages, slots, pageSize, factories);
     this.#refs = this.inside.refs;
@@ -124,10 +127,11 @@ export class PageReferences {
     for (let i = 0; i < pages.length; i++) {
       const page = pages[i] as number;
       if (page < 0) continue;
-      const count = uses[page] as number;
-      if (count > 0 && isUse) {
-        refs[page] = (refs[page] as number) + 1;
-        uses[page] = count + 1;
+      // Where nothing else changes, the page's numbers alone are touched: they lie far apart.
+      const count = refs[page] as number;
+      if (count > 0 && (!isUse || (uses[page] as number) > 0)) {
+        refs[page] = count + 1;
+        if (isUse) uses[page] = (uses[page] as number) + 1;
       } else this.retain(page, isUse);
     }
   }

@@ -2,6 +2,7 @@
  * Finding what is cached of a prompt: the longest chain of sealed pages in the pools, then its continuation in the keyed tiers. A claim
  * refers to its pages from the moment they are found, so that none of them can go before they are used.
  */
+import { ComingKeys } from "./coming_keys.js";
 import type { KvCache } from "./kv_cache.js";
 import { type KeyedMoves, tierBit } from "./keyed_moves.js";
 import { NONE, type PagePool } from "./page_pool.js";
@@ -20,7 +21,7 @@ export async function claimPrefix(
   cache: KvCache,
   keyed: KeyedMoves,
   root: Uint32Array,
-  keys: Uint32Array,
+  keys: ComingKeys,
   tokens: Int32Array,
   signal?: AbortSignal,
 ): Promise<Claim> {
@@ -28,9 +29,10 @@ export async function claimPrefix(
   const claim: Claim = { pages: pools.map(() => []) };
   cache.holdElsewhere(claim.pages);
   try {
-    for (const [group, pool] of pools.entries()) await match(pool, claim.pages[group] as number[], root, keys, tokens);
+    for (const [group, pool] of pools.entries()) await matchChain(pool, claim.pages[group] as number[], root, keys, tokens);
     cut(claim, pools);
-    await extend(claim, pools, keyed, root, keys, tokens, signal);
+    await keys.upTo(keys.count);
+    await extend(claim, pools, keyed, root, keys.words, tokens, signal);
   } catch (error) {
     dropClaim(claim, cache);
     throw error;
@@ -38,14 +40,46 @@ export async function claimPrefix(
   return claim;
 }
 
-/** The longest chain in a pool, some pages at a time, each referred to at once. */
-async function match(pool: PagePool, found: number[], root: Uint32Array, keys: Uint32Array, tokens: Int32Array): Promise<void> {
-  for (;;) {
-    const span = { first: found.length, parent: found.at(-1) ?? NONE, limit: slicePages };
-    const part = pool.match(keys, root, tokens, span);
+/**
+ * Pages of a pool with the longest prefix of `tokens`, full pages only, in order; each has a reference more, which the caller releases
+ * (`pool.release(page, false)`). A million tokens take some 15 ms, of which the event loop is held for at most one at a time.
+ *
+ * @example
+ * ```ts
+ * import { matchPrefix, PagePool, pageKeys } from "kvasir";
+ *
+ * const pool = new PagePool({ slots: [100], pageSize: 16 });
+ * const root = Uint32Array.of(1, 2, 3, 4);
+ * const tokens = Int32Array.from({ length: 64 }, (_, i) => i);
+ * const keys = await pageKeys(tokens, 16, root);
+ * pool.seal(pool.take(), keys, 0, -1, root, tokens, 0);
+ * console.log(await matchPrefix(pool, tokens, root)); // [ 0 ]
+ * ```
+ */
+export async function matchPrefix(pool: PagePool, tokens: Int32Array, root: Uint32Array): Promise<number[]> {
+  const found: number[] = [];
+  await matchChain(pool, found, root, ComingKeys.hash(tokens, pool.pageSize, root), tokens);
+  return found;
+}
+
+/**
+ * The longest chain of `tokens` in a pool, some pages at a time, into `found`; each is referred to at once, so that nobody drops it.
+ * Keys that have come are looked up while the next ones are hashed.
+ */
+async function matchChain(
+  pool: PagePool,
+  found: number[],
+  root: Uint32Array,
+  keys: ComingKeys,
+  tokens: Int32Array,
+): Promise<void> {
+  while (found.length < keys.count) {
+    const limit = Math.min(slicePages, keys.count - found.length);
+    await keys.upTo(found.length + limit);
+    const part = pool.match(keys.words, root, tokens, { first: found.length, parent: found.at(-1) ?? NONE, limit });
     pool.retainAll(part, false);
-    for (const page of part) found.push(page);
-    if (part.length < slicePages) return;
+    for (let i = 0; i < part.length; i++) found.push(part[i] as number); // an iterator takes as long as the match
+    if (part.length < limit) return;
     await new Promise((resolve) => setImmediate(resolve));
   }
 }

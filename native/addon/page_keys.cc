@@ -1,6 +1,7 @@
 #include "page_keys.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -37,7 +38,8 @@ Request read_request(Call& call) {
           static_cast<const uint8_t*>(parent.data)};
 }
 
-// Owns a copy of the tokens, for JavaScript may detach its array while a thread reads.
+// Owns a copy of the tokens, for JavaScript may detach its array while a thread reads. Behind the keys lies the number of those
+// that are there, which JavaScript looks at meanwhile.
 class KeysJob : public Job {
  public:
   KeysJob(const Request& request, uint8_t* keys, std::unique_ptr<Completion> completion)
@@ -45,11 +47,15 @@ class KeysJob : public Job {
         tokens_(request.tokens, request.tokens + request.pages() * request.page_size),
         page_size_(request.page_size),
         keys_(keys),
+        known_(reinterpret_cast<uint32_t*>(keys + request.pages() * kPageKeyBytes)),
         completion_(std::move(completion)) {}
 
   Step step() override {
     const size_t end = std::min(tokens_.size(), at_ + std::max<size_t>(page_size_, kStepTokens / page_size_ * page_size_));
-    for (; at_ < end; at_ += page_size_, keys_ += kPageKeyBytes) chain_.next(tokens_.data() + at_, keys_);
+    for (; at_ < end; at_ += page_size_, keys_ += kPageKeyBytes) {
+      chain_.next(tokens_.data() + at_, keys_);
+      std::atomic_ref(*known_).store(++count_, std::memory_order_release);
+    }
     if (at_ < tokens_.size()) return Step::progressed;
     Completions& completions = completion_->completions;
     completions.post(std::move(completion_));
@@ -61,6 +67,8 @@ class KeysJob : public Job {
   std::vector<int32_t> tokens_;
   size_t page_size_, at_ = 0;
   uint8_t* keys_;  // of the completion's array
+  uint32_t* known_;
+  uint32_t count_ = 0;
   std::unique_ptr<Completion> completion_;
 };
 
@@ -72,15 +80,16 @@ napi_value new_buffer(Call& call, size_t bytes, void** data) {
 
 }  // namespace
 
+// pageKeys(tokens, pageSize, parent, keys): keys has room for those of the full pages and one word more.
 napi_value page_keys(Call& call) {
   const Request request = read_request(call);
-  void* keys = nullptr;
-  const napi_value buffer = new_buffer(call, request.pages() * kPageKeyBytes, &keys);
+  const HostArray keys = host_array(call, 3, "keys", sizeof(uint32_t));
+  const size_t bytes = request.pages() * kPageKeyBytes + sizeof(uint32_t);
+  if (keys.type != napi_uint32_array || keys.bytes != bytes) call.wrong(3, "keys", "Uint32Array of 4 words a page and one more");
   auto owned = std::make_unique<Completion>(call.bindings.completions);
   Completion& completion = *owned;
-  completion.gives_array = true;
-  auto job = std::make_unique<KeysJob>(request, static_cast<uint8_t*>(keys), std::move(owned));
-  ok(call.env, napi_create_reference(call.env, buffer, 1, &completion.array));
+  auto job = std::make_unique<KeysJob>(request, static_cast<uint8_t*>(keys.data), std::move(owned));
+  ok(call.env, napi_create_reference(call.env, call.arguments[3], 1, &completion.array));
   const napi_value promise = call.bindings.completions.promise(completion);
   call.bindings.native->background.submit(std::move(job));
   return promise;
