@@ -34,6 +34,8 @@ export interface CacheTiersOptions {
   mover: PageMover;
   /** Keyed tiers, the nearest first. */
   drivers?: readonly TierDriver[] | undefined;
+  /** Whether a suspended sequence's sealed pages are copied to free slots of the host pool at once; default when their room is needed. */
+  writeThrough?: boolean | undefined;
   /** Whether unreferenced pages go to keyed tiers at their second use only; default true. */
   admitAtSecondUse?: boolean | undefined;
   /** Whether the device pool is a GPU's, which events name "hbm"; default false. */
@@ -59,6 +61,7 @@ export class CacheTiers implements ContextStore {
   readonly #returning: WeakMap<Sequence, Set<Resuming>> = new WeakMap();
   /** Whether pages can leave the device and come back. */
   readonly hasTiers: boolean;
+  readonly #isWriteThrough: boolean;
   readonly #counts: TierCounts;
   /** What was looked ahead to last. */
   #ahead: readonly Sequence[] = [];
@@ -78,6 +81,7 @@ export class CacheTiers implements ContextStore {
       return this.#seen.isSeenTwice(key);
     };
     this.#evictor = new Evictor(pools, this.#moves, this.#keyed, admits, () => !cache.hasSpread);
+    this.#isWriteThrough = options.writeThrough ?? false;
     this.#counts = {
       prompts: 0,
       promptTokens: 0,
@@ -143,9 +147,8 @@ export class CacheTiers implements ContextStore {
    * way end with ERR_KVASIR_DISPOSED.
    */
   suspend(sequence: Sequence): void {
-    const row = this.cache.rowOf(sequence);
-    for (const resuming of this.#returning.get(sequence) ?? []) resuming.cancel();
-    this.cache.suspend(row);
+    this.#suspend(sequence);
+    if (this.#isWriteThrough) this.writeThrough(sequence).catch(() => undefined); // what is not copied now is when it has to go
   }
 
   /** Device pages that resuming the sequence takes, in the group that lacks most. */
@@ -202,7 +205,7 @@ export class CacheTiers implements ContextStore {
 
   /** Suspends the sequence and frees its device slots now, but for pages that others run with. Resolves when they are free. */
   async swapOut(sequence: Sequence): Promise<{ bytes: number }> {
-    this.suspend(sequence);
+    this.#suspend(sequence);
     const { row } = sequence;
     const before = this.#moves.counters.outBytes;
     await this.#turn.take(async () => {
@@ -323,6 +326,12 @@ export class CacheTiers implements ContextStore {
   async close(): Promise<void> {
     await this.idle();
     for (const driver of this.#keyed.drivers) await driver.close();
+  }
+
+  #suspend(sequence: Sequence): void {
+    const row = this.cache.rowOf(sequence);
+    for (const resuming of this.#returning.get(sequence) ?? []) resuming.cancel();
+    this.cache.suspend(row);
   }
 
   /** A prefix that does not fit is not adopted: the tokens are read instead. */

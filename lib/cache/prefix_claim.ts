@@ -79,7 +79,7 @@ async function matchChain(
     const part = pool.match(keys.words, root, tokens, { first: found.length, parent: found.at(-1) ?? NONE, limit });
     pool.retainAll(part, false);
     for (let i = 0; i < part.length; i++) found.push(part[i] as number); // an iterator takes as long as the match
-    if (part.length < limit) return;
+    if (part.length < limit || found.length === keys.count) return;
     await new Promise((resolve) => setImmediate(resolve));
   }
 }

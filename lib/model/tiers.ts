@@ -18,8 +18,11 @@ import type { Tensor } from "../tensor.js";
 import { measureTransferPaths } from "../transfer_paths.js";
 
 export interface TierOptions {
-  /** A pool of host memory, page-locked for a GPU, that pages leave the device for. */
-  host?: { bytes: number } | undefined;
+  /**
+   * A pool of host memory, page-locked for a GPU, that pages leave the device for. `writeThrough`: full pages of a suspended sequence are
+   * copied there at once, as far as slots are free, so that nobody waits for the copy when their room is needed; default false.
+   */
+  host?: { bytes: number; writeThrough?: boolean | undefined } | undefined;
   /** A slab file that outlives the process. */
   disk?: Pick<DiskTierOptions, "path" | "maxBytes" | "engine" | "onMismatch" | "sync"> | undefined;
   /** A Redis or Valkey server that several processes share. */
@@ -45,6 +48,7 @@ const mostFarPages = 1 << 22;
 export function tierSizes(options: TierOptions | undefined, groups: readonly LayerGroup[], pageSize: number): TierSizes {
   if (options === undefined) return { hostPages: 0, farPages: 0 };
   checkOptions("tiers", options, ["host", "disk", "remote", "policy", "admitAtSecondUse", "modelId"]);
+  if (options.host !== undefined) checkOptions("tiers.host", options.host, ["bytes", "writeThrough"]);
   const pageBytes = groups.reduce((sum, group) => sum + identityFormat(group, pageSize).pageBytes, 0);
   const hostBytes = checkInteger("tiers.host.bytes", options.host?.bytes ?? 0, 0);
   const hostPages = Math.floor(hostBytes / pageBytes);
@@ -112,6 +116,7 @@ export async function openTiers(parts: TierParts, options: TierOptions): Promise
     cache,
     mover,
     drivers,
+    writeThrough: options.host?.writeThrough,
     admitAtSecondUse: options.admitAtSecondUse,
     isOnGpu: device.backend === "cuda",
   });

@@ -65,6 +65,25 @@ eachBackend((device: Device) => {
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
   describe("a model with tiers", () => {
+    test("with write-through, a suspended sequence is copied before anybody asks, and leaves at the cost of its last pages", async () => {
+      const model = await open({ host: { bytes: 64 << 20, writeThrough: true } });
+      const tiers = model.tiers as CacheTiers;
+      const made = await talk(model, 0, async (sequence) => {
+        tiers.suspend(sequence);
+        await tiers.idle();
+        // But for pages that are not sealed: those of which the answer's tokens were not told.
+        expect(tiers.dirtyBytes(sequence)).toBeLessThanOrEqual(2 * pageBytesOf(model));
+        const after = tiers.stats().moves.outPages;
+        expect(after).toBeGreaterThanOrEqual(Math.floor(sequence.length / 64) - 1);
+        await tiers.swapOut(sequence);
+        expect(tiers.stats().moves.outPages - after).toBeLessThanOrEqual(2);
+        model.cache.checkIntegrity();
+        await tiers.resume(sequence).ready;
+      });
+      expect(made).toEqual(expected[0]);
+      await model.close();
+    });
+
     test("swaps a sequence to host memory and back between turns, and goes on with the same bits", async () => {
       const model = await open({ host: { bytes: 64 << 20 } });
       const tiers = model.tiers as CacheTiers;

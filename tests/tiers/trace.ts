@@ -49,6 +49,7 @@ export function randomConfig(random: Random): WorldConfig {
     policy: policyNames[random.below(policyNames.length)] as PolicyName,
     admitAtSecondUse: random.chance(0.5),
     faults: random.chance(0.4),
+    writeThrough: random.chance(0.3),
   };
 }
 

@@ -26,6 +26,7 @@ export interface WorldConfig {
   remote: number;
   policy: PolicyName;
   admitAtSecondUse: boolean;
+  writeThrough?: boolean | undefined;
   /** Whether copies and keyed tiers fail now and then. */
   faults: boolean;
   /** A deliberate mistake, to see that it is found. */
@@ -144,11 +145,11 @@ export class World {
     this.mover = new ArrayMover(this.machine, this.device, this.host, config.sabotage);
     this.store = new LaggingStore(this.machine, this.device);
     const policy = config.policy === "priority" ? priority({ now: () => this.now }) : evictionPolicy(config.policy);
-    const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse } = config;
+    const { devicePages: maxPages, hostPages, farPages, admitAtSecondUse, writeThrough } = config;
     const options = { groups: this.layerGroups, pageSize, maxPages, hostPages, farPages, policies: [policy, policy] };
     this.cache = new KvCache(options, this.store);
     const drivers = this.tiers.map((tier) => tier.driver());
-    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers, admitAtSecondUse });
+    this.manager = new CacheTiers({ cache: this.cache, mover: this.mover, drivers, admitAtSecondUse, writeThrough });
   }
 
   fail(what: string): void {
