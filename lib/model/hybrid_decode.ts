@@ -193,6 +193,7 @@ export class HybridDecode implements Disposable {
     const { positions, slotMapping } = this.#layout;
     attention.begin({ own, tables, ...timing.stamps(this.#steps) });
     const ops = layerOps + attention.opsPerLayer;
+    transformer.prepare(this.#parts.stream, this.#program.rows, this.#program.rows);
     this.#backlog.add(otherOps);
     for (const _layer of this.#program.layers({
       ids: this.#program.ids,

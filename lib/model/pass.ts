@@ -40,6 +40,8 @@ export function enqueuePass(
   const rows = pieces.reduce((sum, { tokens }) => sum + tokens.length, 0);
   const { inputs, owned } = passInputs(transformer, stream, pieces, rows);
   try {
+    if (hooks.beforeLayer !== undefined)
+      transformer.prepare(stream, rows, pieces.filter(({ wantsLogits }) => wantsLogits).length);
     const hidden = transformer.forward(stream, rows, inputs, hooks.beforeLayer);
     let row = 0;
     const ends: number[] = [];

@@ -111,9 +111,12 @@ function runPass(
   const ends = parts.filter(({ wantsLogits }) => wantsLogits).length;
   using logits = ends > 0 ? last.slice(first, first + ends) : undefined;
   enqueuePass(transformer, stream, parts, logits, {
-    beforeLayer: (layer) => {
-      for (const resumption of resumptions ?? []) resumption.waitLayer(stream, layer);
-    },
+    beforeLayer:
+      resumptions === undefined || resumptions.length === 0
+        ? undefined
+        : (layer) => {
+            for (const resumption of resumptions) resumption.waitLayer(stream, layer);
+          },
     onLogits:
       onLogits === undefined
         ? undefined

@@ -78,6 +78,8 @@ export class Transformer {
   readonly #full: Omit<Views, "q" | "k" | "v" | "attendedFlat" | "gate" | "up">;
   /** Views of the buffers by number of rows: passes of the same size come again and again. */
   readonly #views: Map<number, Views> = new Map();
+  /** Numbers of rows, and of logits, that `prepare` was asked for. */
+  readonly #prepared: { rows: Set<number>; ends: Set<number> } = { rows: new Set(), ends: new Set() };
   /** Where each model layer is: its group, and its place in the group. */
   readonly #places: { group: number; layer: number }[] = [];
 
@@ -140,6 +142,29 @@ export class Transformer {
     }
     rmsNorm(stream, { x: projected, weight: weights.finalNorm, residual: x, out: normed, eps });
     return normed;
+  }
+
+  /**
+   * Has the device load what the products of a pass of `rows` tokens take, with logits after `ends` of them, where that was not done before.
+   * A library loads kernels when it first needs them, and then the driver waits until the device rests: it should not have to wait for
+   * pages that are on their way. So this goes before a pass whose layers wait for some.
+   */
+  prepare(stream: Stream, rows: number, ends: number): void {
+    const { device, config } = this.parts;
+    if (device.backend === "cpu") return;
+    const { normed, qkv, attendedFlat, projected, gateUp, activated } = this.#viewsOf(rows);
+    if (!this.#prepared.rows.has(rows)) {
+      this.#prepared.rows.add(rows);
+      this.#linear(stream, 0, "qkv", normed, qkv);
+      this.#linear(stream, 0, "attentionOut", attendedFlat, projected);
+      this.#linear(stream, 0, "gateUp", normed, gateUp);
+      this.#linear(stream, 0, "down", activated, projected);
+    }
+    if (ends === 0 || this.#prepared.ends.has(ends)) return;
+    this.#prepared.ends.add(ends);
+    using hidden = normed.slice(0, ends);
+    using logits = device.empty("f32", [ends, config.vocabSize]);
+    this.logits(stream, hidden, logits);
   }
 
   /** logits `[rows, vocab]` f32 of hidden states. */

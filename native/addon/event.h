@@ -10,6 +10,7 @@ namespace kvasir::addon {
 
 class Device;
 struct Environment;
+class TransferQueue;
 
 class Event {
  public:
@@ -28,7 +29,15 @@ class Event {
   void advance(uint64_t records, const std::shared_ptr<Fence>& fence) {
     latest_ += records;
     recorded_by_ = fence;
+    queue_.reset();
   }
+  // The latest record is this step of a transfer stream, which hands it over in its own time.
+  void recorded_in(const std::shared_ptr<TransferQueue>& queue, uint64_t step) {
+    queue_ = queue;
+    step_ = step;
+  }
+  // A stream is about to be given a wait for the latest record.
+  void note_wait() const;
   void release_if_recorded_on(const Device& device);
 
  private:
@@ -36,6 +45,8 @@ class Event {
   std::shared_ptr<FlagCell> cell_;
   uint64_t latest_;
   std::shared_ptr<Fence> recorded_by_;
+  std::weak_ptr<TransferQueue> queue_;
+  uint64_t step_ = 0;
 };
 
 }  // namespace kvasir::addon

@@ -2,6 +2,7 @@
 
 #include "device.h"
 #include "stream.h"
+#include "transfer_queue.h"
 
 namespace kvasir::addon {
 
@@ -11,6 +12,10 @@ Event::Event(std::shared_ptr<Environment> environment)
 }
 
 Event::~Event() { environment_->events.erase(this); }
+
+void Event::note_wait() const {
+  if (const std::shared_ptr<TransferQueue> queue = queue_.lock()) queue->note_wait(step_);
+}
 
 void Event::release_if_recorded_on(const Device& device) {
   const bool by_device =

@@ -14,7 +14,7 @@ constexpr auto kPause = std::chrono::microseconds(20);
 Standstills::Hold Standstills::begin() {
   while (true) {
     Hold hold(call_);
-    if (all_handed_over()) return hold;
+    if (is_time()) return hold;
     hold.unlock();
     std::this_thread::sleep_for(kPause);
   }
@@ -22,7 +22,7 @@ Standstills::Hold Standstills::begin() {
 
 Standstills::Hold Standstills::try_begin() {
   Hold hold(call_, std::try_to_lock);
-  if (hold.owns_lock() && !all_handed_over()) hold.unlock();
+  if (hold.owns_lock() && !is_time()) hold.unlock();
   return hold;
 }
 
@@ -32,11 +32,11 @@ void Standstills::watch(const std::shared_ptr<TransferQueue>& queue) {
   queues_.push_back(queue);
 }
 
-bool Standstills::all_handed_over() {
+bool Standstills::is_time() {
   const std::lock_guard guard(lock_);
   for (const std::weak_ptr<TransferQueue>& entry : queues_) {
     const std::shared_ptr<TransferQueue> queue = entry.lock();
-    if (queue != nullptr && !queue->all_handed_over()) return false;
+    if (queue != nullptr && queue->is_waited_for()) return false;
   }
   return true;
 }

@@ -183,7 +183,10 @@ void Stream::record_event(const std::shared_ptr<Event>& event) {
     return;
   }
   // Two streams' records of one event must not overtake each other.
-  if (event->recorded_by() != fence_ && !event->reached()) wait_flag(event->cell(), event->latest());
+  if (event->recorded_by() != fence_ && !event->reached()) {
+    event->note_wait();
+    wait_flag(event->cell(), event->latest());
+  }
   write_flag(event->cell(), event->latest() + 1);
   event->advance(1, fence_);
 }
@@ -193,6 +196,7 @@ void Stream::wait_event(const std::shared_ptr<Event>& event) {
     Program::EventUse& use = recording_->use(event);
     wait_flag(event->cell(), use.records, use.base->address());
   } else if (!event->reached()) {
+    event->note_wait();
     wait_flag(event->cell(), event->latest());
   }
 }
@@ -229,6 +233,7 @@ void Stream::launch(const std::shared_ptr<Program>& program) {
   }
   for (Program::EventUse& use : program->events()) {
     Event& event = *use.event;
+    event.note_wait();
     if (use.records != 0 && event.recorded_by() != fence_ && !event.reached()) wait_flag(event.cell(), event.latest());
     write_flag(*use.base, event.latest());
     if (use.records != 0) event.advance(use.records, fence_);

@@ -77,7 +77,7 @@ TransferQueue::~TransferQueue() {
 void TransferQueue::push(TransferStep step) {
   const std::lock_guard lock(lock_);
   steps_.push_back(std::move(step));
-  pushed_.fetch_add(1, std::memory_order_release);
+  ++pushed_;
   wake_.notify_one();
 }
 
@@ -122,6 +122,7 @@ void TransferQueue::run(TransferStep& step) {
     case Kind::fence: write(fence_, step.value, {.completion = std::move(step.completion)}); break;
     case Kind::write: write(step.cell, step.value, {}); break;
     case Kind::wait: {
+      const Standstills::Hold none = device_.environment().standstills.exclude();
       const kvasir_status status = backend_->flag_wait(handle_, step.cell->address(), step.value, nullptr, &err);
       if (status != KVASIR_OK) device_.lose(err.text);  // what follows would run too early
       break;

@@ -59,8 +59,14 @@ class TransferQueue {
   TransferQueue& operator=(const TransferQueue&) = delete;
 
   void push(TransferStep step);
-  // Whether the backend has been given all that was pushed. From any thread.
-  bool all_handed_over() const { return handed_over_.load(std::memory_order_acquire) == pushed_.load(std::memory_order_acquire); }
+  // Steps so far. JavaScript thread.
+  uint64_t pushed() const { return pushed_; }
+  // Some stream waits for a step. JavaScript thread.
+  void note_wait(uint64_t step) {
+    if (step > waited_.load(std::memory_order_relaxed)) waited_.store(step, std::memory_order_release);
+  }
+  // Whether some stream waits for what is yet to be handed over. From any thread.
+  bool is_waited_for() const { return handed_over_.load(std::memory_order_acquire) < waited_.load(std::memory_order_acquire); }
   // Whether the step `end` is done: nothing is in flight, and the thread calls the backend no more.
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   kvasir_stream* handle() const { return handle_; }
@@ -95,8 +101,9 @@ class TransferQueue {
 
   std::mutex lock_;
   std::condition_variable wake_;
-  std::deque<TransferStep> steps_;                    // guarded by lock_
-  std::atomic<uint64_t> pushed_{0}, handed_over_{0};  // steps
+  std::deque<TransferStep> steps_;  // guarded by lock_
+  uint64_t pushed_ = 0;
+  std::atomic<uint64_t> waited_{0}, handed_over_{0};  // numbers of steps
   std::atomic<bool> ended_{false};
 
   // The thread's own.

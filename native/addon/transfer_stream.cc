@@ -92,10 +92,12 @@ void TransferStream::record_event(const std::shared_ptr<Event>& event) {
   event->cell().uses.touch(fence_, number_);
   queue_->push({.kind = TransferStep::Kind::write, .cell = event->shared_cell(), .value = event->latest() + 1});
   event->advance(1, fence_);
+  event->recorded_in(queue_, queue_->pushed());
 }
 
 void TransferStream::wait_event(const std::shared_ptr<Event>& event) {
   if (event->reached()) return;
+  event->note_wait();
   queue_->push({.kind = TransferStep::Kind::wait, .cell = event->shared_cell(), .value = event->latest()});
 }
 
