@@ -85,3 +85,12 @@ export function spreadContext(cache: KvCache, sequence: Sequence): HybridContext
     },
   };
 }
+
+/** Whether pages lie where they did; slots by context. */
+export function isSamePlaces(a: readonly Int32Array[], b: readonly Int32Array[]): boolean {
+  return a.length === b.length && a.every((slots, i) => slots === b[i] || sameSlots(slots, b[i] as Int32Array));
+}
+
+function sameSlots(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((slot, i) => slot === b[i]);
+}

@@ -9,6 +9,7 @@ import type { Tensor } from "../tensor.js";
 import { Backlog } from "./backlog.js";
 import type { DecodeProgram } from "./decode_program.js";
 import { HybridLayout } from "./hybrid_layout.js";
+import { isSamePlaces } from "./hybrid_context.js";
 import { disposeHybrid, type HybridParts } from "./hybrid_open.js";
 import { cpuPagesFor, type HybridRates, type HybridShares, RateMeter, sharePages } from "./hybrid_plan.js";
 import { type HybridTableParts, ShareTables } from "./hybrid_tables.js";
@@ -241,7 +242,7 @@ export class HybridDecode implements Disposable {
   /** The shares that were prepared, or others where pages have moved since. */
   #tablesOfNow(): ShareTables {
     const hostSlots = this.#parts.contexts.map((context) => context.hostSlots());
-    if (this.#tables !== undefined && isSame(hostSlots, this.#hostSlots)) return this.#tables;
+    if (this.#tables !== undefined && isSamePlaces(hostSlots, this.#hostSlots)) return this.#tables;
     this.#parts.lane.drop();
     return this.#share(hostSlots);
   }
@@ -254,7 +255,7 @@ export class HybridDecode implements Disposable {
     let tables = this.#tables;
     // A change costs tables, and is worth it from a few pages on.
     const isFar = tables === undefined || Math.abs(wanted - tables.shares.cpu.slots.length) > pages / 64;
-    if (tables === undefined || isFar || !isSame(hostSlots, this.#hostSlots)) {
+    if (tables === undefined || isFar || !isSamePlaces(hostSlots, this.#hostSlots)) {
       tables?.dispose();
       tables = new ShareTables(this.#tableParts, sharePages(hostSlots, this.#program.rows, wanted, chunkPages));
       this.#tables = tables;
@@ -295,12 +296,4 @@ export class HybridDecode implements Disposable {
     this.#times = { cpuMicroseconds, copyMicroseconds };
     this.#meter.add(rates);
   }
-}
-
-function isSame(a: readonly Int32Array[], b: readonly Int32Array[]): boolean {
-  return a.length === b.length && a.every((slots, i) => slots === b[i] || sameSlots(slots, b[i] as Int32Array));
-}
-
-function sameSlots(a: Int32Array, b: Int32Array): boolean {
-  return a.length === b.length && a.every((slot, i) => slot === b[i]);
 }
