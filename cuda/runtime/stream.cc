@@ -22,7 +22,7 @@ using kvasir::cuda::kStagingBytes;
 
 // Up to so many bytes travel with launches. Copies by way of staging take a host function, and the driver may call that late:
 // while another thread hands over thousands of copies it waits for milliseconds.
-constexpr size_t kStoredBytes = size_t{64} << 10;
+constexpr size_t kMostStored = size_t{64} << 10;
 
 // A piece of a copy between pageable memory and staging, done by the stream's host function.
 struct HostCopy {
@@ -210,7 +210,7 @@ kvasir_status kvasir_stream::copy_in(void* dst, const void* host_src, size_t byt
   constexpr const char* kDoing = "a copy from the host";
   if (is_direct(host_src, bytes)) return copy_direct(dst, host_src, host_src, bytes, kDoing, err);
   if (const kvasir_status status = refuse_pageable("A copy from host memory", err); status != KVASIR_OK) return status;
-  if (settled && bytes <= kStoredBytes) return store(dst, host_src, bytes, kDoing, err);
+  if (settled && bytes <= kMostStored) return store(dst, host_src, bytes, kDoing, err);
   if (const kvasir_status status = staging(err); status != KVASIR_OK) return status;
   for (size_t at = 0; at < bytes; at += kStagingBytes) {
     const size_t piece = std::min(kStagingBytes, bytes - at);

@@ -42,7 +42,7 @@ export async function claimPrefix(
 
 /**
  * Pages of a pool with the longest prefix of `tokens`, full pages only, in order; each has a reference more, which the caller releases
- * (`pool.release(page, false)`). A million tokens take some 15 ms, of which the event loop is held for at most one at a time.
+ * (`pool.release(page, false)`). Keys are hashed on a native thread, and looked up some thousand at a time between turns of the event loop.
  *
  * @example
  * ```ts

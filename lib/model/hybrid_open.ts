@@ -65,11 +65,10 @@ export async function openHybrid(
   sequences: readonly (Sequence | HybridSequence)[],
   options: HybridOptions,
 ): Promise<HybridParts> {
-  const { modelStream } = place;
   const { device, cache, store, config } = place.transformer.parts;
   const { format } = checkCache(cache);
   checkOptions("decodeHybrid", options, optionNames);
-  const rows = checkInteger("the number of sequences", sequences.length, 1, place.transformer.maxRows);
+  const rows = checkInteger("sequences.length", sequences.length, 1, place.transformer.maxRows);
   const hostPages = checkPool(options.hostPages ?? place.hostPool, format);
   const { chunkPages, ringChunks, sampling, cpuShare } = checkHybrid(options, rows);
   const contexts: HybridContext[] = [];
@@ -90,7 +89,7 @@ export async function openHybrid(
     const shared = { device, stream, host, store, format, hostPages, lane, rows, numQoHeads: config.numQoHeads };
     const attention = await HybridAttention.create({ ...shared, sampledLayers: timing.layers });
     const made = { stream, transformer, program, lane, attention, timing };
-    return { ...place, ...made, modelStream, contexts, sampling, cpuShare, hostPages, chunkPages };
+    return { ...place, ...made, contexts, sampling, cpuShare, hostPages, chunkPages };
   } catch (error) {
     for (const context of contexts) context[Symbol.dispose]();
     disposeHybrid(parts);

@@ -135,10 +135,8 @@ void Device::release_waiters() {
   for (Event* event : environment_->events) event->release_if_recorded_on(*this);
 }
 
-bool Device::is_new_product(const kvasir_linear_args& args) const { return !on_host_ && !products_.contains(product_key(args)); }
-
-void Device::note_product(const kvasir_linear_args& args) {
-  if (!on_host_) products_.insert(product_key(args));
+bool Device::is_new_product(const kvasir_linear_args& args) {
+  return !on_host_ && products_.insert(product_key(args)).second;
 }
 
 void Device::dispose() {

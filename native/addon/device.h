@@ -79,9 +79,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Frees other devices' streams from waiting for this one. JavaScript thread; does its work once.
   void release_waiters();
 
-  // Whether no matrix product of these shapes and types was enqueued here before.
-  bool is_new_product(const kvasir_linear_args& args) const;
-  void note_product(const kvasir_linear_args& args);
+  // Whether a matrix product of these shapes and types is asked for here for the first time.
+  bool is_new_product(const kvasir_linear_args& args);
 
   // Ends all streams and programs; the memory goes when they have run dry. A no-op the second time.
   void dispose();

@@ -76,17 +76,9 @@ void* Stream::scratch(size_t bytes) {
   return storage->data();
 }
 
-// A library may load a kernel for a product of shapes that it has not met.
-Standstills::Hold Stream::hold_for(int op, const void* args) {
-  const bool is_new = op == KVASIR_OP_LINEAR && device_->is_new_product(*static_cast<const kvasir_linear_args*>(args));
-  return is_new ? device_->environment().standstills.begin() : Standstills::Hold();
-}
-
 size_t Stream::workspace_bytes(int op, const void* args) {
   const auto query = backend_->ops[op].workspace;
-  if (query == nullptr) return 0;
-  const Standstills::Hold standstill = hold_for(op, args);
-  return query(device_->handle(), args);
+  return query == nullptr ? 0 : query(device_->handle(), args);
 }
 
 void Stream::run(int op, const void* args, std::span<const std::shared_ptr<Storage>* const> storages) {
@@ -96,11 +88,10 @@ void Stream::run(int op, const void* args, std::span<const std::shared_ptr<Stora
   for (const std::shared_ptr<Storage>* storage : storages) touch(*storage);
   kvasir_error err;
   err.text[0] = '\0';
-  {
-    const Standstills::Hold standstill = hold_for(op, args);
-    check(backend_->ops[op].enqueue(handle_, args, workspace, bytes, &err), err);
-  }
-  if (op == KVASIR_OP_LINEAR) device_->note_product(*static_cast<const kvasir_linear_args*>(args));
+  Standstills::Hold standstill;
+  if (op == KVASIR_OP_LINEAR && device_->is_new_product(*static_cast<const kvasir_linear_args*>(args)))
+    standstill = device_->environment().standstills.begin();  // a library may load a kernel for it
+  check(backend_->ops[op].enqueue(handle_, args, workspace, bytes, &err), err);
   if (recording()) recording_->count_op();
 }
 

@@ -59,7 +59,6 @@ class Stream : public AnyStream {
 
  private:
   void* scratch(size_t bytes);
-  Standstills::Hold hold_for(int op, const void* args);
 
   const kvasir_backend* backend_;
   kvasir_stream* handle_ = nullptr;
