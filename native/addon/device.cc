@@ -135,9 +135,7 @@ void Device::release_waiters() {
   for (Event* event : environment_->events) event->release_if_recorded_on(*this);
 }
 
-bool Device::is_new_product(const kvasir_linear_args& args) {
-  return !on_host_ && products_.insert(product_key(args)).second;
-}
+bool Device::is_new_product(const kvasir_linear_args& args) { return !on_host_ && products_.insert(product_key(args)).second; }
 
 void Device::dispose() {
   if (disposed()) return;
